@@ -60,8 +60,10 @@ class Model:
     def check(self, after: str = "") -> Model:
         """Return self if graph and weights agree; raise PassError naming the pass ``after`` which they do not."""
         where = f" after {after}" if after else ""
-        if not relax.analysis.well_formed(self.mod):
-            raise PassError(f"the graph is not well-formed{where}")
+        try:
+            relax.analysis.well_formed(self.mod)
+        except Exception as error:  # TVM raises different classes here
+            raise PassError(f"the graph is not well-formed{where}", got=str(error)[:500]) from error
         params = self.main.params
         expected = [s.name for s in self.inputs] + list(self.weights)
         got = [p.name for p in params]

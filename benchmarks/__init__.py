@@ -1,0 +1,1 @@
+"""Side-by-side measurements: kernels against the machine, and the whole against its peers."""

@@ -1,0 +1,251 @@
+"""The command line: every command prints for people, and with ``--json`` for programs.
+
+Exit codes: 0 done, 2 the user's input, 1 ours. TVM and torch are imported inside the commands, so that
+``--help`` and ``codesign report`` start at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from codesign.errors import UserError
+from targets.errors import CodesignError
+
+app = typer.Typer(
+    name="codesign",
+    help="Finds the compressed versions of a trained model that are really fastest on a device.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
+TargetName = Annotated[
+    str, typer.Option("--target", "-t", help="A name from `codesign targets`; default: this machine.")
+]
+Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads of the model.")]
+Dims = Annotated[
+    list[str] | None,
+    typer.Option("--dim", help="Bind a dynamic dimension, as in --dim seq=128. May be repeated."),
+]
+
+
+def emit(value: Any) -> None:
+    """Print one JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def parse_dims(pairs: list[str] | None) -> dict[str, int]:
+    """``["seq=128"]`` as ``{"seq": 128}``; anything else is the user's error."""
+    dims: dict[str, int] = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value.isdigit() and int(value) > 0):
+            raise UserError(
+                "a dimension could not be read",
+                got=f"--dim {pair}",
+                allowed="NAME=SIZE with a positive whole number",
+                next="codesign compile model.onnx --dim batch=1 --dim seq=128",
+            )
+        dims[name] = int(value)
+    return dims
+
+
+@app.command(epilog="Example: codesign compile model.onnx --target host --threads 2 -o build/model")
+def compile(
+    model: Annotated[
+        str, typer.Argument(help="An .onnx file, an exported .pt2, or module.py:function.")
+    ],
+    target: TargetName = "host",
+    threads: Threads = 1,
+    trials: Annotated[int, typer.Option(min=1, help="Schedules tried for each kernel.")] = 8,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the bundle.")
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="All linear layers in dynamic int8; no other change.")
+    ] = False,
+    dim: Dims = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Import, lower, tune and build a model without pruning it, and write a bundle."""
+    from codesign.compile import compile_model
+    from codesign.progress import progress_for
+
+    with progress_for(as_json) as progress:
+        built = compile_model(
+            model,
+            target=target,
+            threads=threads,
+            trials=trials,
+            output=output,
+            int8=int8,
+            dims=parse_dims(dim),
+            progress=progress,
+        )
+    if as_json:
+        emit(built.as_dict())
+    else:
+        out.print(built.table())
+
+
+@app.command(
+    epilog="Examples: codesign sweep examples/minilm.toml | "
+    "codesign sweep examples/minilm.toml --max-loss 0.02 --minutes 20 -o runs/second"
+)
+def sweep(
+    config: Annotated[Path, typer.Argument(help="The sweep's TOML file.")],
+    target: Annotated[str | None, typer.Option("--target", "-t", help="Overrides the file.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Overrides.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Overrides.")] = None,
+    max_latency_ms: Annotated[float | None, typer.Option(help="Goal: at most this latency.")] = None,
+    min_quality: Annotated[float | None, typer.Option(help="Goal: at least this quality.")] = None,
+    max_loss: Annotated[
+        float | None, typer.Option(help="Goal: at most this relative loss of quality (0.01 = 1 %).")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Budget in minutes.")] = None,
+    measurements: Annotated[
+        int | None, typer.Option(help="Budget in candidates built and measured.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Search for the frontier of latency and quality; the same command goes on after a stop."""
+    from codesign.config import load_config, override
+    from codesign.progress import progress_for
+    from codesign.sweep import run_sweep
+
+    settings = override(
+        load_config(config),
+        target=target,
+        threads=threads,
+        output=output,
+        max_latency_ms=max_latency_ms,
+        min_quality=min_quality,
+        max_loss=max_loss,
+        minutes=minutes,
+        measurements=measurements,
+    )
+    with progress_for(as_json) as progress:
+        result = run_sweep(settings, progress=progress, command=sys.argv)
+    if as_json:
+        emit(result.as_dict())
+    else:
+        for table in result.tables():
+            out.print(table)
+
+
+@app.command(epilog="Example: codesign bench runs/demo/bundles/p03 --repeats 50")
+def bench(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    repeats: Annotated[int, typer.Option(min=3, help="Timed blocks.")] = 30,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure the latency of a bundle on this machine, in a process of its own."""
+    from codesign.bench import bench_bundle
+
+    result = bench_bundle(bundle, repeats=repeats)
+    if as_json:
+        emit(result.as_dict())
+    else:
+        out.print(result.table())
+
+
+@app.command(epilog="Example: codesign run runs/demo/bundles/p03 --input x.npz -o y.npz")
+def run(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    inputs: Annotated[Path, typer.Option("--input", "-i", help="An .npz with one array per input.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .npz to write.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Run a bundle on the arrays of an .npz file and write its outputs to another."""
+    from codesign.runtime import run_files
+
+    shapes = run_files(bundle, inputs, output)
+    if as_json:
+        emit({"output": str(output), "outputs": shapes})
+    else:
+        for name, shape in shapes.items():
+            out.print(f"{name}: {shape}")
+        out.print(f"written to {output}")
+
+
+@app.command(epilog="Example: codesign report runs/demo")
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a sweep.")], as_json: JsonFlag = False
+) -> None:
+    """Draw report.html and frontier.png of a run again from what is stored in it."""
+    from codesign.report import redraw
+
+    paths = redraw(run)
+    if as_json:
+        emit({k: str(v) for k, v in paths.items()})
+    else:
+        for path in paths.values():
+            out.print(f"written: {path}")
+
+
+@app.command(epilog="Example: codesign records runs/demo --json")
+def records(
+    run: Annotated[Path, typer.Argument(help="The folder of a sweep.")], as_json: JsonFlag = False
+) -> None:
+    """Count the measurements a run made and the ones it took from earlier runs."""
+    from codesign.history import run_counts, counts_table
+
+    counts = run_counts(run)
+    if as_json:
+        emit(counts)
+    else:
+        out.print(counts_table(counts))
+
+
+@app.command(epilog="Example: codesign targets --json")
+def targets(as_json: JsonFlag = False) -> None:
+    """List the targets that can be compiled for, and what this machine is."""
+    from codesign.listing import targets_dict, targets_table
+
+    if as_json:
+        emit(targets_dict())
+    else:
+        out.print(targets_table())
+
+
+@app.command(epilog="Example: codesign doctor")
+def doctor(as_json: JsonFlag = False) -> None:
+    """Check versions, linker, processor and a real kernel; say the command that mends what is wrong."""
+    from codesign.doctor import examine
+
+    checks = examine()
+    if as_json:
+        emit([check.as_dict() for check in checks])
+    else:
+        from codesign.listing import doctor_table
+
+        out.print(doctor_table(checks))
+    if any(check.status == "fail" for check in checks):
+        raise typer.Exit(1)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the ``codesign`` command: turns errors into exit codes."""
+    try:
+        app(args=argv)
+    except CodesignError as error:
+        err.print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(getattr(error, "exit_code", 2))
+    except KeyboardInterrupt:
+        err.print("stopped; the same command goes on from here", style="yellow")
+        sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        err.print("this is an error of codesign; please report it with the lines above", style="red")
+        sys.exit(1)

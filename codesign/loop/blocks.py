@@ -1,0 +1,120 @@
+"""A block: two linear layers with prunable units between them, and what was decided for it.
+
+Attention (heads between the QKV and the output projection) and FFN (neurons between the up and the
+down projection) are the same thing to the search: a number of units to keep, and a format for each
+of the two layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from codesign.candidate import Candidate, Choice
+from passes.formats import Format
+from passes.sites import FFN, Attention, Layer, Linear, Sites
+from targets.target import Target
+
+DENSE = Format()
+DROP = "layers"
+"""The pass that removes a layer."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Attention or FFN of a layer, as the search sees it.
+
+    Attributes:
+        site: what the passes rewrite.
+        first: the layer that makes the units; ``second``: the one that consumes them.
+        units: how many there are: heads or neurons.
+        width: features of one unit: the head dimension, or 1.
+    """
+
+    site: FFN | Attention
+    first: Linear
+    second: Linear
+    units: int
+    width: int
+
+    @property
+    def name(self) -> str:
+        return self.site.name
+
+    @property
+    def prune(self) -> str:
+        """The pass that removes units."""
+        return "heads" if isinstance(self.site, Attention) else "ffn"
+
+
+def block_of(site: FFN | Attention) -> Block:
+    """The block view of a site."""
+    if isinstance(site, Attention):
+        return Block(site, site.qkv, site.out, site.heads, site.head_dim)
+    return Block(site, site.up, site.down, site.up.out_features, 1)
+
+
+def blocks_of(layer: Layer) -> tuple[Block, ...]:
+    """The blocks of a layer in order of computation."""
+    return tuple(block_of(s) for s in (layer.attention, layer.ffn) if s is not None)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is done to one block.
+
+    Attributes:
+        keep: units kept; None for all.
+        first, second: formats of the two layers.
+    """
+
+    keep: int | None = None
+    first: Format = DENSE
+    second: Format = DENSE
+
+    def choices(self, block: Block) -> tuple[Choice, ...]:
+        """The decision as choices of passes at sites."""
+        found: list[Choice] = []
+        if self.keep is not None:
+            found.append(Choice(block.name, block.prune, {"keep": self.keep}))
+        for linear, form in ((block.first, self.first), (block.second, self.second)):
+            found += format_choices(linear.name, form)
+        return tuple(found)
+
+    @property
+    def family(self) -> str:
+        """What it has in common with other decisions; their errors are corrected together."""
+        parts = {f"{f.bits}/{f.density:g}" for f in (self.first, self.second) if f != DENSE}
+        kept = ["pruned"] if self.keep is not None else []
+        return " ".join([*kept, *sorted(parts)]) or "dense"
+
+
+def format_choices(site: str, form: Format) -> list[Choice]:
+    """A format as a choice: ``int8`` or ``sparse``, with the density unless all is kept."""
+    density = {} if form.is_dense else {"density": form.density}
+    if form.bits == 8:
+        return [Choice(site, "int8", density)]
+    return [Choice(site, "sparse", density)] if density else []
+
+
+def decision_of(candidate: Candidate, block: Block, target: Target) -> Decision:
+    """What a candidate decides for a block."""
+    kept = [c.setting["keep"] for c in candidate if (c.site, c.pass_name) == (block.name, block.prune)]
+    return Decision(
+        keep=int(kept[0]) if kept else None,
+        first=_format(candidate, block.first.name, target),
+        second=_format(candidate, block.second.name, target),
+    )
+
+
+def dropped(candidate: Candidate, sites: Sites) -> set[str]:
+    """Names of the layers that a candidate removes."""
+    names = {layer.name for layer in sites.layers}
+    return {c.site for c in candidate if c.pass_name == DROP and c.site in names}
+
+
+def _format(candidate: Candidate, site: str, target: Target) -> Format:
+    for choice in candidate:
+        if choice.site == site and choice.pass_name in ("int8", "sparse"):
+            bits = 8 if choice.pass_name == "int8" else 32
+            return Format(bits, float(choice.setting.get("density", 1.0)), target.block)
+    return DENSE

@@ -1,0 +1,207 @@
+"""What is known of one candidate, and how it comes to be known."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from codesign.bundle import open_bundle
+from codesign.candidate import Candidate
+from codesign.device import measure_key
+from codesign.errors import UserError
+from codesign.loop.layer_solver import LayerSolver
+from codesign.loop.solver import solve_candidate
+from codesign.loop.workshop import Built, Workshop
+from codesign.measurement import Measurement
+from codesign.prepare import Prepared
+from codesign.records.entries import Evaluation, EvaluationKey, MeasureKey
+from codesign.runtime import Predictor
+from codesign.simulate import Simulator
+from codesign.user_code import Quality, evaluate
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A candidate that was built, measured and evaluated.
+
+    Attributes:
+        picks: what the search took for it; empty for the dense model.
+        latency: end-to-end; its ratio is against the dense model.
+        evaluation: quality on the data that steers the search, and the error of the outputs.
+        predicted: seconds that were expected before it was built; NaN for the dense model.
+        round: of the search in which it was built.
+    """
+
+    candidate: Candidate
+    picks: tuple[int, ...]
+    built: Built
+    latency: Measurement
+    evaluation: Evaluation
+    predicted: float
+    round: int
+
+
+@dataclass
+class Judge:
+    """Builds, measures and evaluates candidates; what the records know is not done again.
+
+    Attributes:
+        solver_version: of solvers and calibration data, part of the keys.
+    """
+
+    prepared: Prepared
+    workshop: Workshop
+    simulator: Callable[[], Simulator]
+    folder: Path
+    solver_version: str
+    metric: str
+    _solver: LayerSolver | None = None
+
+    def path(self, candidate: Candidate) -> Path:
+        """Where the bundle of a candidate is."""
+        return self.folder / ("dense" if not candidate.choices else candidate.key[:12])
+
+    def build(self, candidate: Candidate) -> tuple[Built, float | None]:
+        """The candidate's bundle, solved and built unless it is there already; and its output error."""
+        known = self._bundle(candidate)
+        if known is not None:
+            return known
+        model, error = self.prepared.model, 0.0
+        if candidate.choices:
+            simulator = self.simulator()
+            solved = solve_candidate(
+                self.prepared.model,
+                self.prepared.sites,
+                simulator,
+                self.solver(),
+                candidate,
+                self.workshop.target,
+            )
+            model, error = solved.model, solved.output_error
+        choices = [c.plain() | {"setting": dict(c.setting)} for c in candidate]
+        extra = {"candidate": candidate.key, "model": self.prepared.hash, "output_error": error}
+        extra["solver"] = self.solver_version
+        return self.workshop.build(model, self.path(candidate), choices, extra), error
+
+    def solver(self) -> LayerSolver:
+        """The solver, which keeps the Gram matrices of the dense model."""
+        if self._solver is None:
+            self._solver = LayerSolver(self.prepared.model, self.simulator())
+        return self._solver
+
+    def _bundle(self, candidate: Candidate) -> tuple[Built, float | None] | None:
+        """The bundle as an earlier session left it, if it is whole and of the same solver."""
+        path = self.path(candidate)
+        if not path.exists():
+            return None
+        try:
+            bundle = open_bundle(path)
+        except UserError:
+            shutil.rmtree(path, ignore_errors=True)
+            return None
+        extra = bundle.manifest["extra"]
+        same = (candidate.key, self.prepared.hash, self.solver_version)
+        if (extra.get("candidate"), extra.get("model"), extra.get("solver")) != same:
+            return None
+        kernels: Mapping[str, int] = extra["kernels"]
+        unknown = [h for h in kernels if h not in self.workshop.tuned]
+        seconds = (
+            extra["kernel_seconds"] if unknown else self.workshop.kernel_seconds(kernels)
+        )
+        return Built(bundle, kernels, float(seconds)), extra.get("output_error")
+
+    def latency(self, candidate: Candidate, built: Built, dense: Path | None) -> Measurement:
+        """End-to-end latency, interleaved with the dense model."""
+        records, key = self.workshop.records, self._latency_key(candidate)
+        known = records.find_measurement(key)
+        if known is not None:
+            return known
+        measured = self.workshop.measure([built.bundle.path], dense)[0]
+        records.add_measurement(key, measured)
+        return measured
+
+    def _latency_key(self, candidate: Candidate) -> MeasureKey:
+        workshop = self.workshop
+        what = f"{self.prepared.hash}:{candidate.key}:{self.solver_version}"
+        return measure_key(what, workshop.target, workshop.device, workshop.rig.protocol, "bundle")
+
+    def quality(
+        self,
+        wanted: Sequence[tuple[Candidate, Built, float | None]],
+        quality: Quality,
+        dataset: str,
+        step: Callable[[], None] = lambda: None,
+    ) -> list[Evaluation]:
+        """Quality of candidates, as many at once as there are cores for.
+
+        Raises:
+            UserError: the user's function raises or returns no usable scores.
+        """
+        threads = self.workshop.target.threads
+        at_once = max(1, (cores() // threads))
+        if len(wanted) <= 1 or at_once == 1:
+            return [self._quality(*w, quality, dataset, step) for w in wanted]
+        known = [self.workshop.records.find_evaluation(self._key(c, dataset)) for c, _, _ in wanted]
+        todo = [w for w, k in zip(wanted, known, strict=True) if k is None]
+        with ThreadPoolExecutor(at_once) as pool:
+            scores = list(pool.map(lambda w: self._scores(w[1], quality, step), todo))
+        fresh = iter(
+            self._store(c, dataset, s, e) for (c, _, e), s in zip(todo, scores, strict=True)
+        )
+        return [k if k is not None else next(fresh) for k in known]
+
+    def _quality(
+        self,
+        candidate: Candidate,
+        built: Built,
+        error: float | None,
+        quality: Quality,
+        dataset: str,
+        step: Callable[[], None],
+    ) -> Evaluation:
+        known = self.workshop.records.find_evaluation(self._key(candidate, dataset))
+        if known is not None:
+            step()
+            return known
+        return self._store(candidate, dataset, self._scores(built, quality, step), error)
+
+    def _scores(
+        self, built: Built, quality: Quality, step: Callable[[], None]
+    ) -> dict[str, float]:
+        with Predictor(built.bundle) as predictor:
+            scores = evaluate(quality, predictor.run, self.metric)
+        step()
+        return scores
+
+    def _store(
+        self, candidate: Candidate, dataset: str, scores: dict[str, float], error: float | None
+    ) -> Evaluation:
+        evaluation = Evaluation(scores, error)
+        self.workshop.records.add_evaluation(self._key(candidate, dataset), evaluation)
+        return evaluation
+
+    def _key(self, candidate: Candidate, dataset: str) -> EvaluationKey:
+        return EvaluationKey(self.prepared.hash, candidate.key, dataset, self.solver_version)
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def with_ratio(measurement: Measurement, dense: float) -> Measurement:
+    """The latency as ratio to the dense model times its median: drift of the machine cancels."""
+    if not measurement.ok or measurement.ratio != measurement.ratio:
+        return measurement
+    scale = measurement.ratio * dense / measurement.seconds
+    return replace(
+        measurement,
+        seconds=measurement.seconds * scale,
+        lo=measurement.lo * scale,
+        hi=measurement.hi * scale,
+    )

@@ -1,0 +1,139 @@
+"""What each decision costs: the kernels it leads to, found by really lowering the block that has it.
+
+A layer is cut out, rewritten and lowered once for each number of units and each format of either
+layer; the kernels of a combination follow from the differences, since the two layers of a block
+share no kernel. So a choice that breaks a fusion costs the kernels that it really leads to.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from codesign.kernels import Kernel, kernels
+from codesign.loop.blocks import DENSE, Block, Decision, blocks_of
+from codesign.loop.layer_solver import Index, rows_of
+from codesign.loop.offers import Offers
+from codesign.loop.rewrite import rewrite_block
+from codesign.simulate.graph import Dataflow
+from codesign.simulate.instrument import as_model
+from passes.formats import Format, Solved
+from passes.lower import lower
+from passes.model import Model
+from passes.sites import Layer, Linear, find_sites
+from targets.target import Target
+
+Counts = Mapping[str, int]
+"""Kernel hash -> calls; differences may be negative."""
+
+
+@dataclass
+class KernelBook:
+    """All kernels met so far, by hash."""
+
+    known: dict[str, Kernel] = field(default_factory=dict)
+
+    def count(self, model: Model, target: Target) -> Counter[str]:
+        """The kernels of a canonical (or rewritten) model."""
+        found = kernels(lower(model, target))
+        for kernel in found:
+            self.known.setdefault(kernel.hash, kernel)
+        return Counter({k.hash: k.count for k in found})
+
+
+@dataclass(frozen=True)
+class BlockKernels:
+    """Kernels of one block for every decision, relative to the untouched layer."""
+
+    untouched: Counter[str]
+    kept: Mapping[int | None, Counter[str]]
+    first: Mapping[tuple[int | None, Format], Counter[str]]
+    second: Mapping[tuple[int | None, Format], Counter[str]]
+
+    def of(self, decision: Decision) -> Counter[str]:
+        """Variant of kernel counts against the untouched layer; may be negative."""
+        base = self.kept[decision.keep]
+        total: Counter[str] = Counter()
+        for part, sign in (
+            (self.first[decision.keep, decision.first], 1),
+            (self.second[decision.keep, decision.second], 1),
+            (base, -1),
+            (self.untouched, -1),
+        ):
+            for kernel, n in part.items():
+                total[kernel] += sign * n
+        return total
+
+
+def layer_model(model: Model, layer: Layer) -> Model:
+    """The layer as a model of its own."""
+    flow = Dataflow(model)
+    return as_model(flow, flow.slice((layer.input,), (layer.output,)))
+
+
+def block_kernels(
+    alone: Model, index: int, offers: Offers, target: Target, book: KernelBook
+) -> BlockKernels:
+    """Lower a layer with each decision of one of its blocks.
+
+    Args:
+        alone: the layer as a model of its own.
+        index: which of its blocks.
+        offers: what to lower.
+        target: what for.
+        book: gets the kernels.
+    """
+    (layer,) = find_sites(alone).layers
+    block = blocks_of(layer)[index]
+    untouched = book.count(alone, target)
+    kept: dict[int | None, Counter[str]] = {}
+    first: dict[tuple[int | None, Format], Counter[str]] = {}
+    second: dict[tuple[int | None, Format], Counter[str]] = {}
+    for keep in offers.keeps:
+        kept[keep] = (
+            untouched if keep is None else _count(alone, block, Decision(keep), target, book)
+        )
+        for form in offers.first:
+            first[keep, form] = (
+                kept[keep]
+                if form == DENSE
+                else _count(alone, block, Decision(keep, first=form), target, book)
+            )
+        for form in offers.second:
+            second[keep, form] = (
+                kept[keep]
+                if form == DENSE
+                else _count(alone, block, Decision(keep, second=form), target, book)
+            )
+    return BlockKernels(untouched, kept, first, second)
+
+
+def _count(
+    alone: Model, block: Block, decision: Decision, target: Target, book: KernelBook
+) -> Counter[str]:
+    """Kernels of the layer with a decision; the weights do not matter, only their shapes."""
+    units: Index | None = None if decision.keep is None else np.arange(decision.keep)
+    rows = rows_of(block, units)
+    first = placeholder(block.first, decision.first, len(rows.first), block.first.in_features)
+    second = placeholder(block.second, decision.second, block.second.out_features, len(rows.second))
+    model = rewrite_block(alone, block, units, first, second, target)
+    return book.count(model, target)
+
+
+def placeholder(linear: Linear, form: Format, rows: int, columns: int) -> Solved:
+    """A layer of the right shape and structure, all zeros."""
+    mask = None
+    if not form.is_dense:
+        groups = -(-columns // form.group)
+        mask = np.zeros((-(-rows // form.block), groups), np.bool_)
+        mask[:, : form.kept_groups(columns)] = True
+    return Solved(
+        form,
+        np.zeros((rows, columns), np.float32),
+        None if linear.bias is None else np.zeros(rows, np.float32),
+        mask,
+        np.ones(rows, np.float32) if form.bits == 8 else None,
+    )

@@ -1,0 +1,143 @@
+"""Solves one layer of a candidate on the activations that really reach it.
+
+The order within a layer is that of computation, so that each weight is fitted to inputs that all
+choices before it have already changed:
+
+1. which units of a block stay (heads, neurons), by the Gram of the second layer's inputs;
+2. the first layer in its format, rows of removed units gone;
+3. the second layer, refitted on the inputs kept, in its format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.loop.blocks import DENSE, Block, Decision
+from codesign.simulate import Variant, Simulator, Stream
+from passes.formats import Format, Solved
+from passes.model import Model
+from passes.solve.gram import Gram
+from passes.solve.kept import on_kept_inputs
+from passes.solve.site import Affine, solve_ffn, solve_heads, solve_linear
+from passes.sites import Attention, Linear
+
+Index = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class SolvedBlock:
+    """One block solved, in the dense domain and in the compact one.
+
+    Attributes:
+        block: what was solved; its decision in ``decision``.
+        units: numbers of the units kept; None for all.
+        first, second: the two layers over kept rows and kept inputs only.
+        change: the effective weights in the dense shapes, for the simulator.
+    """
+
+    block: Block
+    decision: Decision
+    units: Index | None
+    first: Solved
+    second: Solved
+    change: Variant
+
+
+@dataclass
+class _Rows:
+    """Which rows of the first layer and inputs of the second one stay."""
+
+    first: Index
+    second: Index
+
+
+@dataclass(frozen=True)
+class LayerSolver:
+    """Solves blocks of one model over one simulator."""
+
+    model: Model
+    simulator: Simulator
+    grams: dict[tuple[str, int], Gram] = field(default_factory=dict)
+
+    def solve(self, stream: Stream, block: Block, decision: Decision, before: Variant) -> SolvedBlock:
+        """Solve a block of the segment that ``stream`` enters; ``before`` is done to it already."""
+        first, second = self.affine(block.first), self.affine(block.second)
+        change, units = before, None
+        if decision.keep is not None and decision.keep < block.units:
+            gram = self.gram(stream, block.second.name, change)
+            units = kept_units(block, first, second, gram, decision.keep)
+        rows = rows_of(block, units)
+        solved_first = self._first(stream, block, decision.first, rows.first, change)
+        change = merged(change, effective(block.first, solved_first, rows.first, None))
+        gram = self.gram(stream, block.second.name, change)
+        layer, kept_gram = on_kept_inputs(second, gram, rows.second)
+        solved_second = solve_linear(layer, kept_gram, decision.second)
+        change = merged(change, effective(block.second, solved_second, None, rows.second))
+        return SolvedBlock(block, decision, units, solved_first, solved_second, change)
+
+    def _first(
+        self, stream: Stream, block: Block, form: Format, rows: Index, change: Variant
+    ) -> Solved:
+        layer = self.affine(block.first)
+        bias = None if layer.bias is None else layer.bias[rows]
+        kept = Affine(layer.weight[rows], bias)
+        if form == DENSE and stream.dense and change.is_nothing:
+            return Solved(form, np.asarray(kept.weight, np.float32), kept.bias)
+        return solve_linear(kept, self.gram(stream, block.first.name, change), form)
+
+    def gram(self, stream: Stream, linear: str, change: Variant) -> Gram:
+        """The Gram of a site; those of the untouched model are kept."""
+        if not (stream.dense and change.is_nothing):
+            return self.simulator.grams(stream, linear, change)
+        key = (linear, len(stream.samples))
+        if key not in self.grams:
+            self.grams[key] = self.simulator.grams(stream, linear, change)
+        return self.grams[key]
+
+    def affine(self, linear: Linear) -> Affine:
+        """The dense layer."""
+        weights = self.model.weights
+        bias = None if linear.bias is None else weights[linear.bias]
+        return Affine(weights[linear.weight], bias)
+
+
+def kept_units(block: Block, first: Affine, second: Affine, gram: Gram, keep: int) -> Index:
+    """Numbers of the heads or neurons that stay."""
+    if isinstance(block.site, Attention):
+        return solve_heads(first, second, gram, block.units, block.width, keep).keep
+    return solve_ffn(first, second, gram, keep).keep
+
+
+def rows_of(block: Block, units: Index | None) -> _Rows:
+    """Rows of the first layer and inputs of the second one that belong to the units kept."""
+    if units is None:
+        return _Rows(np.arange(block.first.out_features), np.arange(block.second.in_features))
+    features = (units[:, None] * block.width + np.arange(block.width)).ravel()
+    parts = block.first.out_features // (block.units * block.width)  # 3 for QKV, 1 for FFN
+    step = block.units * block.width
+    return _Rows(np.concatenate([features + p * step for p in range(parts)]), features)
+
+
+def effective(linear: Linear, solved: Solved, rows: Index | None, columns: Index | None) -> Variant:
+    """A solved layer as the simulator takes it: dense shapes, zeros where removed."""
+    wide = np.zeros((linear.out_features, linear.in_features), np.float32)
+    r = np.arange(linear.out_features) if rows is None else rows
+    c = np.arange(linear.in_features) if columns is None else columns
+    wide[np.ix_(r, c)] = solved.weight
+    weights: dict[str, NDArray[np.generic]] = {linear.weight: wide}
+    if linear.bias is not None and solved.bias is not None:
+        bias = np.zeros(linear.out_features, np.float32)
+        bias[r] = solved.bias
+        weights[linear.bias] = bias
+    quantized = frozenset([linear.name]) if solved.format.bits == 8 else frozenset()
+    return Variant(weights, quantized)
+
+
+def merged(a: Variant, b: Variant) -> Variant:
+    """Both changes of one segment; ``b`` wins where they touch the same weight."""
+    weights: Mapping[str, NDArray[np.generic]] = {**a.weights, **b.weights}
+    return replace(a, weights=weights, quantized=a.quantized | b.quantized)

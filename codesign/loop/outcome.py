@@ -1,0 +1,266 @@
+"""What a sweep leaves: frontier.json, report.html, frontier.png, and what a program or a person reads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from codesign import report
+from codesign.candidate import Candidate
+from codesign.frontier import Baseline, Frontier, Point
+from codesign.loop.candidates import Judge
+from codesign.loop.finals import Final, Finals
+from codesign.loop.kernel_table import kernel_rows
+from codesign.loop.rounds import Rounds, end_to_end, relative_loss
+from codesign.loop.tables import Space
+from codesign.pareto import front
+from codesign.report import (
+    ChangeRow,
+    OptionRow,
+    Prediction,
+    RecordCounts,
+    Refusal,
+    ReportData,
+    Veto,
+)
+from codesign.schema import dump
+from codesign.versions import versions
+
+BUNDLES = "bundles"
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The outcome of a sweep.
+
+    Attributes:
+        folder: of the run.
+        data: everything the report shows.
+        paths: files written, by what they are.
+    """
+
+    folder: Path
+    data: ReportData
+    paths: dict[str, Path]
+
+    @property
+    def frontier(self) -> Frontier:
+        """The points that do not dominate each other, with the baselines."""
+        return self.data.frontier
+
+    def as_dict(self) -> dict[str, Any]:
+        """frontier.json with the folder and the records' counts."""
+        plain = dump(self.data.frontier)
+        plain["folder"] = str(self.folder)
+        plain["records"] = dump(self.data.records)
+        plain["notes"] = list(self.data.notes)
+        return plain
+
+    def tables(self) -> list[Any]:
+        """What a person wants to see at the end."""
+        return [frontier_table(self.data), *self.data.notes, f"report: {self.paths['html']}"]
+
+
+def write_outcome(
+    rounds: Rounds, finals: Finals, space: Space, judge: Judge, folder: Path, started: float
+) -> SweepResult:
+    """Choose the frontier, name its points, move its bundles in place, and write all files."""
+    metric = rounds.config.goal.metric
+    everyone = [finals.dense, *finals.others]
+    order = front([(f.latency.seconds, f.quality.quality[metric]) for f in everyone])
+    on_front = [everyone[i] for i in order]
+    points = tuple(
+        _point(f, f"p{i:02d}", judge, folder, rounds) for i, f in enumerate(on_front)
+    )
+    behind = [f for f in everyone if f not in on_front]
+    others = tuple(
+        _point(f, f"d{i:02d}", judge, folder, rounds) for i, f in enumerate(behind)
+    )
+    frontier = Frontier(
+        judge.prepared.model.name,
+        judge.workshop.target.name,
+        judge.workshop.target.threads,
+        judge.workshop.rig.protocol.to_json(),
+        _baselines(finals),
+        points,
+    )
+    named = {f.judged.candidate.key: p.name for f, p in zip(on_front, points, strict=True)}
+    counts = judge.workshop.records.counts(str(folder.resolve()), judge.workshop.records.session)
+    data = ReportData(
+        frontier,
+        metric,
+        labels={
+            p.name: Candidate(p.choices).label() for p in (*points, *others)
+        },
+        others=others,
+        kernels=tuple(
+            row
+            for f, p in zip(on_front, points, strict=True)
+            for row in kernel_rows(p.name, f.judged.built.kernels, judge.workshop)
+        ),
+        refusals=tuple(Refusal(r.op, r.site, r.reason) for r in space.refusals),
+        vetoes=_vetoes(rounds),
+        changes=tuple(
+            ChangeRow(c.round, c.group, c.seconds * 1e3, c.before, c.after, c.because)
+            for c in rounds.changes
+        ),
+        predictions=_predictions(rounds, named),
+        options=_options(rounds),
+        calibration=rounds.calibration(),
+        records=RecordCounts(counts.made, counts.reused, counts.again),
+        goal=rounds.config.tables()["goal"],
+        device={"device": judge.workshop.device, "threads": judge.workshop.target.threads},
+        versions=versions() | ({"onnxruntime": finals.onnx_version} if finals.onnx else {}),
+        created=time.strftime("%Y-%m-%d %H:%M:%S"),
+        minutes=(time.monotonic() - started) / 60,
+        notes=tuple(notes(rounds, finals, on_front)),
+    )
+    return SweepResult(folder, data, report.write(data, folder))
+
+
+def _point(final: Final, name: str, judge: Judge, folder: Path, rounds: Rounds) -> Point:
+    judged = final.judged
+    path = folder / BUNDLES / name
+    _link(judged.built.bundle.path, path)
+    predicted = judged.predicted
+    if predicted != predicted:  # the dense model is what the prediction starts from
+        predicted = rounds.calibration().predict(judged.built.kernel_seconds, judged.built.calls)
+    return Point(
+        name,
+        final.latency.seconds * 1e3,
+        (final.latency.lo * 1e3, final.latency.hi * 1e3),
+        predicted * 1e3,
+        final.quality.quality,
+        judged.built.bundle.size_bytes,
+        judged.candidate.choices,
+        f"{BUNDLES}/{name}",
+    )
+
+
+def _link(source: Path, path: Path) -> None:
+    """The bundle under its name; hard links, so that a name costs no space."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copytree(source, path, copy_function=os.link)
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(source, path)
+
+
+def _baselines(finals: Finals) -> tuple[Baseline, ...]:
+    found = [Baseline("dense", finals.dense.latency.seconds * 1e3, finals.dense.quality.quality)]
+    if finals.onnx is not None:
+        quality = finals.dense.quality.quality  # the same function of the same weights in fp32
+        found.append(Baseline("onnxruntime fp32", finals.onnx.seconds * 1e3, quality))
+    return tuple(found)
+
+
+def _vetoes(rounds: Rounds) -> tuple[Veto, ...]:
+    """One line for each kind of option and reason, not for each combination."""
+    found: dict[tuple[str, str], Veto] = {}
+    for group in rounds.tables.groups:
+        for option in group.options:
+            if option.veto and len(option.choices) == 1:
+                key = (group.name, option.label)
+                found.setdefault(key, Veto(group.name, option.label, option.veto))
+    return tuple(found.values())
+
+
+def _options(rounds: Rounds) -> tuple[OptionRow, ...]:
+    """Options that change at most one thing: the measured tables in short."""
+    return tuple(
+        OptionRow(g.name, o.label, o.seconds * 1e6, o.error, o.veto)
+        for g in rounds.tables.groups
+        for o in g.options
+        if len(o.choices) <= 1
+    )
+
+
+def _predictions(rounds: Rounds, named: dict[str, str]) -> tuple[Prediction, ...]:
+    return tuple(
+        Prediction(
+            named.get(j.candidate.key, j.candidate.key[:8]),
+            j.predicted * 1e3,
+            end_to_end(j.latency, rounds.dense.latency) * 1e3,
+            j.round,
+        )
+        for j in rounds.judged
+    )
+
+
+def notes(rounds: Rounds, finals: Finals, on_front: Sequence[Final]) -> list[str]:
+    """Sentences that a reader should not miss."""
+    found = []
+    if finals.onnx is None:
+        found.append(f"ONNX Runtime was not measured: {finals.why_no_onnx}")
+    goal, metric = rounds.config.goal, rounds.config.goal.metric
+    if goal.max_loss is not None:
+        within = [f for f in on_front if _loss(finals, f, metric) <= goal.max_loss]
+        if within:
+            best = min(within, key=lambda f: f.latency.seconds)
+            found.append(
+                f"fastest within {goal.max_loss:.2%} loss of {metric}: "
+                f"{best.latency.seconds * 1e3:.2f} ms, {_times(best, finals)}"
+            )
+        else:
+            found.append(f"no point loses at most {goal.max_loss:.2%} of {metric}")
+    if goal.max_latency_ms is not None:
+        fastest = min(f.latency.seconds for f in on_front) * 1e3
+        if fastest > goal.max_latency_ms:
+            found.append(
+                f"no point takes at most {goal.max_latency_ms} ms; the fastest takes {fastest:.2f} ms"
+            )
+    found += [f"a candidate failed: {why.splitlines()[0]}" for why in rounds.failed.values() if why]
+    return found
+
+
+def _loss(finals: Finals, final: Final, metric: str) -> float:
+    return relative_loss(finals.dense.quality, final.quality, metric)
+
+
+def _times(final: Final, finals: Finals) -> str:
+    over_dense = f"{finals.dense.latency.seconds / final.latency.seconds:.2f}x over dense"
+    if finals.onnx is None:
+        return over_dense
+    return f"{over_dense}, {finals.onnx.seconds / final.latency.seconds:.2f}x over ONNX Runtime fp32"
+
+
+def frontier_table(data: ReportData) -> Table:
+    """The frontier for a terminal."""
+    frontier = data.frontier
+    by_name = {b.name: b for b in frontier.baselines}
+    dense, onnx = by_name["dense"], by_name.get("onnxruntime fp32")
+    title = f"{frontier.model} on {frontier.target}, {frontier.threads} thread(s)"
+    table = Table(title=title)
+    headings = ("point", "latency ms", "interval", "x dense", "x ORT fp32", data.metric, "loss")
+    for heading in (*headings, "MB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("what was done", overflow="fold")
+    for b in frontier.baselines:
+        quality = b.quality.get(data.metric)
+        table.add_row(
+            b.name, f"{b.latency_ms:.2f}", "", f"{dense.latency_ms / b.latency_ms:.2f}",
+            f"{onnx.latency_ms / b.latency_ms:.2f}" if onnx else "",
+            f"{quality:.4f}" if quality is not None else "", "", "", "",
+        )  # fmt: skip
+    for p in frontier.points:
+        low, high = p.latency_interval_ms
+        loss = data.loss(p)
+        table.add_row(
+            p.name, f"{p.latency_ms:.2f}", f"{low:.2f}-{high:.2f}",
+            f"{dense.latency_ms / p.latency_ms:.2f}",
+            f"{onnx.latency_ms / p.latency_ms:.2f}" if onnx else "",
+            f"{p.quality[data.metric]:.4f}", "" if loss is None else f"{loss:+.2%}",
+            f"{p.size_bytes / 1e6:.1f}", data.labels.get(p.name, ""),
+        )  # fmt: skip
+    return table
+
+

@@ -1,0 +1,64 @@
+"""A solved candidate becomes a smaller graph: units cut out, formats put in, layers dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from codesign.loop.blocks import Block
+from codesign.loop.layer_solver import Index, SolvedBlock, rows_of
+from passes.ffn import prune_ffn
+from passes.format_linear import format_linears
+from passes.formats import Solved
+from passes.heads import prune_heads
+from passes.layers import drop_layers
+from passes.model import Model
+from passes.sites import Attention, Layer
+from targets.target import Target
+
+
+def rewrite_candidate(
+    model: Model, blocks: Sequence[SolvedBlock], dropped: Sequence[Layer], target: Target
+) -> Model:
+    """The canonical model with every solved block in its compact form, and without dropped layers.
+
+    Blocks of dropped layers must not be among ``blocks``.
+    """
+    for solved in blocks:
+        model = rewrite_block(
+            model, solved.block, solved.units, solved.first, solved.second, target
+        )
+    return drop_layers(model, dropped)[0] if dropped else model
+
+
+def rewrite_block(
+    model: Model, block: Block, units: Index | None, first: Solved, second: Solved, target: Target
+) -> Model:
+    """One block rewritten: its units cut to ``units``, its two layers in their formats.
+
+    Args:
+        model: canonical; other blocks may be rewritten already.
+        block: the site with its dense shapes.
+        units: heads or neurons kept; None for all.
+        first, second: the layers over the rows and inputs that are kept.
+        target: gives the packed block.
+    """
+    if units is not None:
+        model = _pruned(model, block, units, first, second)
+    layers = [(block.first, first), (block.second, second)]
+    return format_linears(model, layers, target)[0]
+
+
+def _pruned(
+    model: Model, block: Block, units: Index, first: Solved, second: Solved
+) -> Model:
+    rows = rows_of(block, units)
+    wide_first = np.zeros((block.first.out_features, block.first.in_features), np.float32)
+    wide_first[rows.first] = first.weight
+    wide_second = np.zeros((block.second.out_features, block.second.in_features), np.float32)
+    wide_second[:, rows.second] = second.weight
+    weights = {block.first.weight: wide_first, block.second.weight: wide_second}
+    if isinstance(block.site, Attention):
+        return prune_heads(model, block.site, units, weights)[0]
+    return prune_ffn(model, block.site, units, weights)[0]

@@ -1,0 +1,168 @@
+"""The rounds of the search: propose, build, measure, evaluate, learn."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+from codesign.config import SweepConfig
+from codesign.latency import Calibration, Run, fit
+from codesign.loop.candidates import Judge, Judged
+from codesign.loop.request import Scorer
+from codesign.loop.workshop import BuildFailed
+from codesign.measurement import Measurement
+from codesign.progress import ProgressReporter
+from codesign.records.entries import Evaluation
+from codesign.search import (
+    Change,
+    Correction,
+    Limits,
+    Observation,
+    Plan,
+    Tables,
+    changes,
+    learn,
+    propose,
+)
+
+EACH_ROUND = 4
+"""Candidates built between two corrections of the tables."""
+
+
+@dataclass
+class Rounds:
+    """The state of a search.
+
+    Attributes:
+        tables: as measured, without corrections.
+        deadline: time at which no further candidate is begun, as `time.monotonic` tells it.
+        judged: everything built and evaluated, in order.
+        failed: key -> why a candidate could not be had.
+        changes: what measuring changed in the choices.
+    """
+
+    tables: Tables
+    judge: Judge
+    scorer: Scorer
+    config: SweepConfig
+    deadline: float
+    progress: ProgressReporter
+    dense: Judged
+    judged: list[Judged] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Search until the budget ends or nothing new is proposed."""
+        most = self.config.budget.measurements
+        self.progress.start("search: build and measure candidates", most or 16)
+        number = 0
+        while self._goes_on(most):
+            number += 1
+            before = self.corrected()
+            k = EACH_ROUND if most is None else min(EACH_ROUND, most - len(self.judged))
+            plans = propose(
+                before,
+                self.correction(),
+                [j.picks for j in self.judged],
+                k,
+                limits=self.limits(),
+                refused=set(self.failed),
+            )
+            if not plans:
+                return
+            self._round(plans, number)
+            levels = [p.seconds for p in plans]
+            self.changes += changes(before, self.corrected(), levels, number)
+
+    def _goes_on(self, most: int | None) -> bool:
+        return time.monotonic() < self.deadline and (most is None or len(self.judged) < most)
+
+    def _round(self, plans: list[Plan], number: int) -> None:
+        calibration = self.calibration()
+        built = []
+        for plan in plans:
+            if time.monotonic() > self.deadline:
+                break
+            candidate = self.tables.candidate(plan.picks)
+            try:
+                made, error = self.judge.build(candidate)
+            except BuildFailed as failure:
+                self.failed[candidate.key] = str(failure)
+                continue
+            latency = self.judge.latency(candidate, made, self.dense.built.bundle.path)
+            if not latency.ok:
+                self.failed[candidate.key] = latency.error or ""
+                continue
+            predicted = calibration.predict(made.kernel_seconds, made.calls)
+            built.append((plan, candidate, made, error, latency, predicted))
+        scores = self.judge.quality(
+            [(c, m, e) for _, c, m, e, _, _ in built], self.scorer.function, self.scorer.tag
+        )
+        for (plan, candidate, made, _, latency, predicted), evaluation in zip(
+            built, scores, strict=True
+        ):
+            judged = Judged(
+                candidate, plan.picks, made, latency, evaluation, predicted, number
+            )
+            self.judged.append(judged)
+            self.progress.step(self._line(judged))
+
+    def _line(self, judged: Judged) -> str:
+        speedup = 1.0 / judged.latency.ratio
+        quality = judged.evaluation.quality[self.config.goal.metric]
+        return f"{speedup:.2f}x dense, {self.config.goal.metric} {quality:.4f}"
+
+    def correction(self) -> Correction:
+        """What all candidates so far teach."""
+        seen = [Observation(j.picks, j.evaluation.output_error, self.loss(j)) for j in self.judged]
+        return learn(self.tables, seen)
+
+    def corrected(self) -> Tables:
+        """The tables with what was learnt."""
+        return self.correction().apply(self.tables)
+
+    def calibration(self) -> Calibration:
+        """From kernel sums to end-to-end seconds, by all runs so far."""
+        return fit([self.as_run(j) for j in (self.dense, *self.judged)])
+
+    def as_run(self, judged: Judged) -> Run:
+        """A candidate as the latency model sees it."""
+        seconds = end_to_end(judged.latency, self.dense.latency)
+        return Run(
+            judged.candidate.key, judged.built.kernel_seconds, judged.built.calls, seconds
+        )
+
+    def loss(self, judged: Judged) -> float:
+        """Relative loss of the metric against the dense model."""
+        return relative_loss(self.dense.evaluation, judged.evaluation, self.config.goal.metric)
+
+    def limits(self) -> Limits:
+        """The user's goals in the units of the tables."""
+        goal = self.config.goal
+        loss = goal.max_loss
+        reference = self.dense.evaluation.quality[goal.metric]
+        if goal.min_quality is not None and reference > 0:
+            worst = 1.0 - goal.min_quality / reference
+            loss = worst if loss is None else min(loss, worst)
+        seconds = None
+        if goal.max_latency_ms is not None:
+            calibration = self.calibration()
+            calls = self.dense.built.calls
+            ratio = goal.max_latency_ms * 1e-3 - calibration.per_kernel * calls
+            seconds = max(ratio, 1e-6) / calibration.scale
+        return Limits(seconds, loss)
+
+
+def relative_loss(dense: Evaluation, other: Evaluation, metric: str) -> float:
+    """``1 - other / dense`` of the metric; 0 where the dense model scores 0."""
+    reference = dense.quality[metric]
+    return 0.0 if reference == 0 else 1.0 - other.quality[metric] / reference
+
+
+def end_to_end(latency: Measurement, dense: Measurement) -> float:
+    """Seconds free of drift: the ratio to the dense model times its median."""
+    if math.isnan(latency.ratio):
+        return latency.seconds
+    return latency.ratio * dense.seconds

@@ -1,0 +1,199 @@
+"""The tables of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from codesign.frontier import Baseline, Point
+from codesign.report.data import KernelRow, ReportData
+from codesign.report.grid import natural
+from codesign.report.markup import TIMES, TO, Content, Html, el, number, percent, size
+
+R = TypeVar("R")
+_MOST_BASELINES = 4
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Content]], numbers: int = 0) -> Html:
+    """A table; the last ``numbers`` columns are numeric, to the right."""
+    first = len(head) - numbers
+    return el(
+        "div",
+        el(
+            "table",
+            el("thead", el("tr", [_cell("th", h, i >= first) for i, h in enumerate(head)])),
+            el("tbody", [el("tr", [_cell("td", c, i >= first) for i, c in enumerate(row)])
+                         for row in rows]),
+        ),
+        class_="scroll",
+    )  # fmt: skip
+
+
+def _cell(name: str, content: Content, right: bool) -> Html:
+    scope = "col" if name == "th" else None
+    return el(name, content, scope=scope, class_="n" if right else None)
+
+
+def result_table(data: ReportData) -> Html:
+    """Every point of the frontier beside the baselines."""
+    compared = data.frontier.baselines[:_MOST_BASELINES]
+    metrics = list(dict.fromkeys(m for p in data.frontier.points for m in p.quality))
+    metrics.sort(key=lambda m: m != data.metric)
+    head = ["point", "what was done", "latency ms", *(f"over {b.name}" for b in compared)]
+    head += [*metrics, "loss", "size", "predicted ms"]
+    rows = [
+        el("tr", _point_cells(data, p, compared, metrics), data_row=i, tabindex=0)
+        for i, p in enumerate(data.frontier.points)
+    ]
+    rows += [
+        el("tr", _baseline_cells(b, compared, metrics), class_="base")
+        for b in sorted(data.frontier.baselines, key=lambda b: b.latency_ms)
+    ]
+    heads = [_cell("th", h, i > 1) for i, h in enumerate(head)]
+    return el(
+        "div",
+        el("table", el("thead", el("tr", heads)), el("tbody", rows), id="results"),
+        class_="scroll",
+    )
+
+
+def _point_cells(
+    data: ReportData, p: Point, compared: Sequence[Baseline], metrics: Sequence[str]
+) -> list[Html]:
+    low, high = p.latency_interval_ms
+    cells: list[Content] = [
+        [number(p.latency_ms), el("small", f"{number(low)}{TO}{number(high)}")],
+        *(f"{b.latency_ms / p.latency_ms:.2f}{TIMES}" for b in compared),
+        *(number(p.quality.get(m), 4) for m in metrics),
+        percent(data.loss(p)),
+        size(p.size_bytes),
+        number(p.predicted_ms),
+    ]
+    label = data.labels.get(p.name, f"{len(p.choices)} choices" if p.choices else "dense")
+    return [
+        el("th", p.name, scope="row"),
+        el("td", label, class_="what"),
+        *(_cell("td", c, True) for c in cells),
+    ]
+
+
+def _baseline_cells(
+    b: Baseline, compared: Sequence[Baseline], metrics: Sequence[str]
+) -> list[Html]:
+    cells: list[Content] = [
+        number(b.latency_ms), *(f"{c.latency_ms / b.latency_ms:.2f}{TIMES}" for c in compared),
+        *(number(b.quality.get(m), 4) for m in metrics), "", "", "",
+    ]  # fmt: skip
+    name = el("th", b.name, scope="row", colspan=2)
+    return [name, *(_cell("td", c, True) for c in cells)]
+
+
+def kernel_tables(data: ReportData) -> Html:
+    """The kernels of each candidate, one behind each name; the first is open."""
+    by_candidate = _grouped(data.kernels, lambda k: k.candidate)
+    parts = []
+    for i, (candidate, rows) in enumerate(by_candidate.items()):
+        total = sum(k.median_us * k.count for k in rows) / 1000
+        calls = sum(k.count for k in rows)
+        label = data.labels.get(candidate, "")
+        summary = el(
+            "summary",
+            el("b", candidate),
+            f" {label} ",
+            el("span", f"{calls} calls, {number(total)} ms in kernels", class_="muted"),
+        )
+        parts.append(el("details", summary, _kernel_table(rows), open=i == 0))  # fmt: skip
+    return el("div", parts)
+
+
+def _kernel_table(rows: Sequence[KernelRow]) -> Html:
+    with_peak = any(k.peak_share is not None for k in rows)
+    head = ["kernel", "shapes", "calls", "median µs", "GFLOP/s", "share of time"]
+    head += ["of peak"] if with_peak else []
+    ordered = sorted(rows, key=lambda k: -k.share)
+    return table(
+        head,
+        [
+            [
+                el("code", k.name), k.shapes, k.count, number(k.median_us), number(k.gflops),
+                el("span", percent(k.share), class_="bar", style=f"--share:{k.share * 100:.1f}%"),
+                *([percent(k.peak_share, 0)] if with_peak else []),
+            ]
+            for k in ordered
+        ],
+        numbers=len(head) - 2,
+    )  # fmt: skip
+
+
+def change_table(data: ReportData) -> Html:
+    """What each round's measurements changed."""
+    return table(
+        ["round", "site", "before", "after", "because", "compared at, ms"],
+        [
+            [c.round, c.group, c.before, c.after, c.because, number(c.latency_ms)]
+            for c in sorted(data.changes, key=lambda c: (c.round, natural(c.group)))
+        ],
+        numbers=1,
+    )
+
+
+def refusal_table(data: ReportData) -> Html:
+    """What passes did not offer: a row for each reason, the sites behind a fold."""
+    grouped = _grouped(data.refusals, lambda r: (r.pass_name, r.reason))
+    return table(
+        ["pass", "why not", "sites"],
+        [[name, why, _sites([r.site for r in rows])] for (name, why), rows in grouped.items()],
+    )
+
+
+def veto_table(data: ReportData) -> Html:
+    """What was measured and found to be no gain."""
+    return table(
+        ["site", "option", "why"],
+        [[v.group, v.option, v.reason]
+         for v in sorted(data.vetoes, key=lambda v: natural(v.group))],
+    )  # fmt: skip
+
+
+def option_table(data: ReportData) -> Html:
+    """The tables that the search worked on."""
+    return table(
+        ["site", "option", "latency µs", "output error"],
+        [
+            [o.group, el("s", o.option, title=o.veto) if o.veto else o.option,
+             number(o.latency_us), f"{o.error:.2e}"]
+            for o in sorted(data.options, key=lambda o: natural(o.group))
+        ],
+        numbers=2,
+    )  # fmt: skip
+
+
+def facts(values: Mapping[str, Any]) -> Html:
+    """Names and values, nested tables flattened with dots."""
+    rows = [(el("dt", name), el("dd", text)) for name, text in _flat(values)]
+    return el("dl", rows)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            found.append((prefix + name, text or "none"))
+    return found
+
+
+def _sites(sites: Sequence[str]) -> Html:
+    ordered = sorted(sites, key=natural)
+    if len(ordered) <= 2:
+        return el("span", ", ".join(ordered))
+    return el("details", el("summary", f"{len(ordered)} sites"), ", ".join(ordered))
+
+
+def _grouped(rows: Sequence[R], key: Callable[[R], Any]) -> dict[Any, list[R]]:
+    found: dict[Any, list[R]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found

@@ -1,0 +1,25 @@
+"""From tables of measured latency and measured sensitivity to the next candidates."""
+
+from codesign.search.changes import Change, changes
+from codesign.search.correct import Correction, Observation, learn
+from codesign.search.dp import Plan, solve
+from codesign.search.propose import Limits, propose
+from codesign.search.tables import Group, Layer, Option, Tables
+from codesign.search.veto import veto_slow
+
+__all__ = [
+    "Change",
+    "Correction",
+    "Group",
+    "Layer",
+    "Limits",
+    "Observation",
+    "Option",
+    "Plan",
+    "Tables",
+    "changes",
+    "learn",
+    "propose",
+    "solve",
+    "veto_slow",
+]

@@ -1,0 +1,52 @@
+"""The measured veto: compression that does not make the group faster is not taken."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from codesign.search.tables import Group, Option, Tables
+
+
+def veto_slow(tables: Tables, gain: float = 0.02) -> Tables:
+    """Veto options that are not faster than one that loses no more quality.
+
+    "Pruned, and not faster" ends here: a sparse layer that measures as slow as the dense one gets
+    a reason instead of a place in the search. Vetoes that are there already stay.
+
+    Args:
+        gain: share by which an option must be faster; differences below it are noise.
+    """
+    groups = {group.name: _checked(group, gain) for group in tables.groups}
+    return replace(
+        tables,
+        layers=tuple(
+            replace(layer, groups=tuple(groups[g.name] for g in layer.groups))
+            for layer in tables.layers
+        ),
+    )
+
+
+def _checked(group: Group, gain: float) -> Group:
+    kept: list[Option] = []
+    reasons: dict[int, str] = {}
+    order = sorted(
+        (i for i, o in enumerate(group.options) if not o.veto),
+        key=lambda i: (group.options[i].error, group.options[i].seconds, i),
+    )
+    for i in order:
+        option = group.options[i]
+        # any kept option loses no more quality; the fastest of them is the one to beat
+        rival = min(kept, key=lambda o: o.seconds, default=None)
+        if rival is not None and option.seconds > rival.seconds * (1.0 - gain):
+            reasons[i] = (
+                f"measured {option.seconds * 1e6:.0f} us, not faster than {rival.label} "
+                f"({rival.seconds * 1e6:.0f} us), which loses no more quality"
+            )
+        else:
+            kept.append(option)
+    return replace(
+        group,
+        options=tuple(
+            replace(o, veto=reasons[i]) if i in reasons else o for i, o in enumerate(group.options)
+        ),
+    )

@@ -1,0 +1,151 @@
+"""A slice of a model as a model of its own, with switchable activation quantisation and probes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tvm
+from tvm import relax, te, tirx
+from tvm.relax.expr_functor import PyExprMutator, mutator
+
+from codesign.simulate.graph import Dataflow, Slice, spec
+from passes.model import Model, TensorSpec
+from passes.sites import Linear
+from targets.kernels.quantize import quantize_rows
+
+_OPAQUE = 8  # relax's OpPatternKind: nothing is fused into it
+
+
+def as_model(
+    flow: Dataflow, part: Slice, gated: Sequence[Linear] = (), probes: Sequence[Linear] = ()
+) -> Model:
+    """The slice ``part`` as a model: inputs are what is given, the context, then the gates.
+
+    Args:
+        flow: the graph that ``part`` is a slice of.
+        part: the slice.
+        gated: linear sites that get a gate, a float32 scalar input ``gate.<weight>``: above 0, the
+            input of the layer passes through uint8 per token and back, as the int8 kernels see it.
+        probes: return the inputs of these layers (behind their gates) instead of what the slice
+            wants.
+    """
+    copy = _Copy(flow, part, gated)
+    outputs = copy.body(probes)
+    inputs = tuple(spec(v) for v in copy.inputs)
+    weights = {w: flow.model.weights[w] for w in part.weights}
+    return Model(copy.module(), weights, inputs, outputs, flow.model.name).check("the cut")
+
+
+def probe_input(flow: Dataflow, linear: Linear) -> str:
+    """The name of the variable that the layer multiplies."""
+    for binding in flow.bindings.values():
+        if weight_of(flow, binding.value) == linear.weight:
+            return str(binding.value.args[0].name)
+    raise KeyError(linear.weight)
+
+
+def weight_of(flow: Dataflow, value: relax.Expr) -> str | None:
+    """The weight of ``matmul(x, permute_dims(weight))``, None if it is anything else."""
+    if not isinstance(value, relax.Call) or value.op != tvm.ir.Op.get("relax.matmul"):
+        return None
+    transposed = value.args[1]
+    binding = flow.bindings.get(transposed.name) if isinstance(transposed, relax.Var) else None
+    source = binding.value if binding is not None else None
+    if not isinstance(source, relax.Call) or source.op != tvm.ir.Op.get("relax.permute_dims"):
+        return None
+    weight = source.args[0]
+    name = weight.name if isinstance(weight, relax.Var) else ""
+    return name if name in flow.model.weights else None
+
+
+@mutator
+class _Copy(PyExprMutator):  # type: ignore[misc]
+    """Emits the bindings of a slice into a function of its own."""
+
+    def __init__(self, flow: Dataflow, part: Slice, gated: Sequence[Linear]) -> None:
+        super().__init__()
+        self._flow = flow
+        self._part = part
+        self._gates = {g.weight: _parameter(f"gate.{g.weight}", [], "float32") for g in gated}
+        starts = [_like(flow.vars[n]) for n in (*part.given, *part.context)]
+        weights = [_like(flow.vars[n]) for n in part.weights]
+        self.inputs = [*starts, *self._gates.values()]
+        self._params = [*self.inputs, *weights]
+        self._at: dict[str, relax.Expr] = {v.name: v for v in (*starts, *weights)}
+        self._bb = relax.BlockBuilder()
+
+    def body(self, probes: Sequence[Linear]) -> tuple[TensorSpec, ...]:
+        """Emit everything; returns what the function yields."""
+        with self._bb.function("main", self._params):
+            with self._bb.dataflow():
+                for binding in self._part.bindings:
+                    value = self._gate_matmul(binding.value, self.visit_expr(binding.value))
+                    self._at[binding.var.name] = self._bb.emit(value, binding.var.name)
+                results = [self._at[w] for w in self._part.wanted]
+                if probes:
+                    seen = [(probe_input(self._flow, p), p.weight) for p in probes]
+                    results = [self._gate(self._at[x], weight) for x, weight in seen]
+                result = self._bb.emit_output(relax.Tuple(results))
+            self._bb.emit_func_output(result)
+        return tuple(spec(r) for r in results)
+
+    def module(self) -> tvm.IRModule:
+        """The finished module."""
+        return self._bb.get()
+
+    def visit_var_(self, var: relax.Var) -> relax.Expr:
+        return self._at[var.name]
+
+    def visit_dataflow_var_(self, var: relax.Var) -> relax.Expr:
+        return self._at[var.name]
+
+    def _gate_matmul(self, old: relax.Expr, new: relax.Expr) -> relax.Expr:
+        weight = weight_of(self._flow, old)
+        if weight is None or weight not in self._gates:
+            return new
+        return relax.op.matmul(self._gate(new.args[0], weight), new.args[1])
+
+    def _gate(self, x: relax.Expr, weight: str) -> relax.Expr:
+        """``x`` if the gate is 0, otherwise x quantised per token and dequantised."""
+        if weight not in self._gates:
+            return x
+        *lead, k = spec(x).shape
+        quantize = quantize_rows(tuple(lead), k).with_attr("op_pattern", _OPAQUE)
+        wide = -(-k // 4) * 4
+        types = [
+            relax.TensorType([*lead, wide], "uint8"),
+            relax.TensorType(lead, "float32"),
+            relax.TensorType(lead, "int32"),
+        ]
+        kernel = self._bb.add_func(quantize, "quantize")
+        rows = self._bb.emit(relax.call_tir(kernel, [x], types))
+        parts = [self._bb.emit(relax.TupleGetItem(rows, i)) for i in range(3)]
+        gate = self._gates[weight]
+        return self._bb.emit_te(gated, x, *parts, gate, primfunc_name_hint="gated")
+
+
+def gated(
+    x: te.Tensor, q: te.Tensor, scale: te.Tensor, zero: te.Tensor, gate: te.Tensor
+) -> te.Tensor:
+    """``(q - zero) * scale`` where ``gate`` is above 0, else ``x``."""
+
+    def value(*i: tirx.Var) -> tirx.Expr:
+        row = i[:-1]
+        back = (q[i].astype("int32") - zero[row]).astype("float32") * scale[row]
+        return tirx.Select(gate[()] > tirx.FloatImm("float32", 0.0), back, x[i])
+
+    return te.compute(x.shape, value, name="gated")
+
+
+def _parameter(name: str, shape: Sequence[int], dtype: str) -> relax.Var:
+    return relax.Var(name, relax.TensorType(list(shape), dtype))
+
+
+def _like(var: relax.Var) -> relax.Var:
+    return relax.Var(var.name, var.ty)
+
+
+def gate_value(on: bool) -> np.ndarray[tuple[()], np.dtype[np.float32]]:
+    """The input that switches a gate."""
+    return np.array(1.0 if on else 0.0, np.float32)

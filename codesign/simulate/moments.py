@@ -1,0 +1,47 @@
+"""Gram matrices of many samples, accumulated on several threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from passes.solve.blas import one_thread
+from passes.solve.gram import Gram
+
+Rows = NDArray[np.float32]
+"""Inputs of a layer for one sample: [tokens, K]."""
+
+
+@one_thread
+def gram_of(
+    pool: ThreadPoolExecutor, workers: int, compressed: Sequence[Rows], dense: Sequence[Rows] | None
+) -> Gram:
+    """The Gram matrices of samples; ``dense`` is None if the compressed inputs are the dense ones.
+
+    Each worker sums its share of the samples with BLAS on one thread, which is faster than BLAS on
+    all threads for matrices of this size.
+    """
+
+    def share(worker: int) -> Gram:
+        c = np.concatenate(compressed[worker::workers])
+        d = None if dense is None else np.concatenate(dense[worker::workers])
+        return Gram(c.shape[-1]).add(c, d)
+
+    parts = list(pool.map(share, range(min(workers, len(compressed)))))
+    return merged(parts)
+
+
+def merged(parts: Sequence[Gram]) -> Gram:
+    """The Gram matrices of all rows of ``parts``."""
+    total = Gram(parts[0].features)
+    total.count = sum(p.count for p in parts)
+    total.xx = sum((p.xx for p in parts[1:]), start=parts[0].xx)
+    total.mean_c = np.sum([p.mean_c * (p.count / total.count) for p in parts], axis=0)
+    total.cross, total.mean_d = total.xx, total.mean_c
+    if any(p.drifted for p in parts):
+        total.cross = sum((p.cross for p in parts[1:]), start=parts[0].cross)
+        total.mean_d = np.sum([p.mean_d * (p.count / total.count) for p in parts], axis=0)
+    return total

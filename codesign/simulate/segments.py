@@ -1,0 +1,73 @@
+"""A canonical model cut into a chain of segments: prefix, one for each layer, suffix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from codesign.simulate.graph import Dataflow, Slice
+from passes.sites import Linear, Sites
+
+PREFIX, SUFFIX = "prefix", "suffix"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of the model between two cuts.
+
+    Attributes:
+        name: ``prefix``, the name of a layer, or ``suffix``; a model without layers is one suffix.
+        part: its slice of the graph. ``given`` are the model's inputs or the layer's input,
+            ``context`` what it reads from the prefix besides (the attention bias).
+        linears: its linear sites in order of computation.
+        is_layer: True if it may be dropped: its output has the shape of its input.
+    """
+
+    name: str
+    part: Slice
+    linears: tuple[Linear, ...]
+    is_layer: bool = False
+
+
+def cut(flow: Dataflow, sites: Sites) -> tuple[Segment, ...]:
+    """The chain of segments of a model; ``context`` of all of them is what the prefix yields last.
+
+    Layers that do not form a chain (two towers, a skip over layers) give a single segment.
+    """
+    inputs = tuple(s.name for s in flow.model.inputs)
+    whole = flow.slice(inputs, flow.outputs)
+    chain = _chain(flow, sites)
+    if not chain:
+        return (Segment(SUFFIX, whole, _linears(whole, sites)),)
+    context = tuple(dict.fromkeys(c for segment in chain for c in segment.part.context))
+    first = chain[0].part.given[0]
+    prefix = flow.slice(inputs, (first, *(c for c in context if c not in inputs)))
+    inside = {b.var.name for segment in chain for b in segment.part.bindings}
+    if inside & {b.var.name for b in prefix.bindings} - flow.from_weights:
+        return (Segment(SUFFIX, whole, _linears(whole, sites)),)
+    return (Segment(PREFIX, prefix, _linears(prefix, sites)), *chain)
+
+
+def _chain(flow: Dataflow, sites: Sites) -> list[Segment]:
+    """The layers in order of computation, what lies between them, and the suffix."""
+    order = {name: i for i, name in enumerate(flow.vars)}
+    segments: list[Segment] = []
+    at = ""
+    for layer in sorted(sites.layers, key=lambda layer: order[layer.output]):
+        if at and layer.input != at:
+            between = flow.slice((at,), (layer.input,))
+            if layer.input not in flow.after((at,)):
+                return []
+            segments.append(Segment(f"before {layer.name}", between, _linears(between, sites)))
+        part = flow.slice((layer.input,), (layer.output,))
+        segments.append(Segment(layer.name, part, _linears(part, sites), is_layer=True))
+        at = layer.output
+    if segments:
+        rest = flow.slice((at,), flow.outputs)
+        segments.append(Segment(SUFFIX, rest, _linears(rest, sites)))
+    return segments
+
+
+def _linears(part: Slice, sites: Sites) -> tuple[Linear, ...]:
+    """The linear sites of a slice, in order of its weights."""
+    by_weight = {linear.weight: linear for linear in sites.linears}
+    return tuple(by_weight[w] for w in part.weights if w in by_weight)

@@ -1,0 +1,152 @@
+"""Calls into the user's own functions, with errors that say whose they are."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.errors import UserError
+from passes.model import TensorSpec
+
+Arrays = Mapping[str, NDArray[np.generic]]
+Predict = Callable[[Arrays], Arrays]
+Quality = Callable[[Predict], Mapping[str, float]]
+
+
+def load_function(reference: str) -> Callable[..., Any]:
+    """The function that ``file.py:name`` names; the file is run once.
+
+    Raises:
+        UserError: no such file or function, or the file raises.
+    """
+    file, _, name = reference.rpartition(":")
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise UserError("no such Python file", got=reference, allowed="file.py:function")
+    key = f"codesign_user_{path.stem}_{abs(hash(str(path)))}"
+    module = sys.modules.get(key)
+    if module is None:
+        spec = importlib.util.spec_from_file_location(key, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[key] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[key]
+            raise UserError(
+                f"{path.name} cannot be imported",
+                got=f"{type(error).__name__}: {error}",
+                next=f"try: python {path}",
+            ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise UserError(
+            f"{path.name} has no function {name}", got=reference, allowed=", ".join(public[:12])
+        )
+    return function
+
+
+def calibration_samples(
+    samples: Callable[[], Iterable[Arrays]] | Iterable[Arrays], inputs: tuple[TensorSpec, ...]
+) -> list[Arrays]:
+    """The calibration inputs as a list, each checked against the model's inputs.
+
+    Raises:
+        UserError: there are none, a name, a shape or a value is wrong, or the user's code raises.
+    """
+    try:
+        found = list(samples() if callable(samples) else samples)
+    except Exception as error:
+        raise _raised("the calibration function", error) from error
+    if not found:
+        raise UserError(
+            "the calibration set is empty",
+            got="0 samples",
+            allowed="at least 1, better 100 or more, that look like what the model will see",
+        )
+    return [_checked(i, sample, inputs) for i, sample in enumerate(found)]
+
+
+def _checked(number: int, sample: Arrays, inputs: tuple[TensorSpec, ...]) -> Arrays:
+    if set(sample) != {s.name for s in inputs}:
+        raise UserError(
+            f"calibration sample {number} has wrong inputs",
+            got=", ".join(sorted(sample)),
+            allowed=", ".join(s.name for s in inputs),
+        )
+    for spec in inputs:
+        array = np.asarray(sample[spec.name])
+        if array.shape != spec.shape:
+            raise UserError(
+                f"calibration sample {number} has a wrong shape at {spec.name}",
+                got=str(list(array.shape)),
+                allowed=str(list(spec.shape)),
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise UserError(f"calibration sample {number} holds NaN or infinity at {spec.name}")
+    return {s.name: np.asarray(sample[s.name], dtype=s.dtype) for s in inputs}
+
+
+def evaluate(quality: Quality, predict: Predict, metric: str) -> dict[str, float]:
+    """What the user's quality function says about a model.
+
+    Raises:
+        UserError: it raises, returns something else than name -> number, a NaN, or no ``metric``.
+    """
+    try:
+        values = quality(predict)
+    except UserError:
+        raise
+    except Exception as error:
+        raise _raised("the quality function", error) from error
+    if not isinstance(values, Mapping) or not values:
+        raise UserError(
+            "the quality function returned no scores",
+            got=repr(values)[:200],
+            allowed='a dict of floats, such as {"accuracy": 0.93}',
+        )
+    scores = {}
+    for name, value in values.items():
+        try:
+            scores[str(name)] = float(value)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"the quality function returned no number for {name}", got=repr(value)[:100]
+            ) from error
+    if metric not in scores:
+        raise UserError(
+            f"the quality function returned no {metric}",
+            got=", ".join(scores),
+            allowed="the name in goal.metric",
+        )
+    wrong = [name for name, value in scores.items() if not math.isfinite(value)]
+    if wrong:
+        raise UserError(
+            "the quality function returned a value that is no number",
+            got=", ".join(f"{name}={scores[name]}" for name in wrong),
+            allowed="finite floats",
+        )
+    return scores
+
+
+def _raised(what: str, error: Exception) -> UserError:
+    """An exception of the user's own code, with the place where it was raised."""
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return UserError(
+        f"{what} raised {type(error).__name__}",
+        got=str(error) or type(error).__name__,
+        next=f"it was raised at {place}",
+    )

@@ -1,0 +1,124 @@
+"""Lowering: a canonical model becomes calls of fused kernels, one PrimFunc each.
+
+Linear layers become our packed matrix products, attention one kernel on the combined QKV tensor,
+LayerNorm, softmax and GELU our vectorised computes. Everything elementwise that follows is then
+fused into the kernel that produces its operand, so bias, GELU and residual cost no memory traffic.
+Kernels that earlier passes put in (int8, sparse) are kept and fused in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import relax
+
+from passes.errors import PassError
+from passes.legalize import LEGALIZE, VIEWS
+from passes.lower_attention import use_attention_kernels
+from passes.model import Model
+from passes.patterns import shape_of
+from passes.rewrite import Rewriting, bindings_of, rewrite
+from targets.kernels.linear import dense, pack_dense
+from targets.target import Target
+
+PACKED = ".packed"
+"""Suffix of the weight that ``lower`` makes of a dense one: blocks of ``target.block`` outputs."""
+
+
+def lower(model: Model, target: Target) -> Model:
+    """Return ``model`` as call_tir of fused kernels (and views), with dense weights packed.
+
+    Exact up to the order of sums. Weights used only by linear layers are replaced by their packed
+    form ``name + ".packed"``; one that is used otherwise too (tied embeddings) stays beside it.
+
+    Raises:
+        PassError: an operator that has no kernel.
+    """
+    model = use_attention_kernels(model)
+    model = use_dense_kernels(model, target)
+    with target.tvm():
+        lowered = replace(model, mod=fusion()(model.mod)).check("lower")
+    return _only_kernels(lowered)
+
+
+def fusion() -> tvm.transform.Pass:
+    """The passes that turn the remaining operators into kernels and fuse them."""
+    return tvm.transform.Sequential(
+        [
+            relax.backend.DispatchSortScan(),
+            relax.transform.LegalizeOps(LEGALIZE, skip_ops=VIEWS),
+            relax.transform.AnnotateTIROpPattern(),
+            relax.transform.FoldConstant(),
+            relax.transform.FuseOps(),
+            relax.transform.FuseTIR(),
+            relax.transform.DeadCodeElimination(),
+        ]
+    )
+
+
+def use_dense_kernels(model: Model, target: Target) -> Model:
+    """Replace ``matmul(x, permute_dims(W))`` by the packed kernel, W being a float32 weight."""
+    found = _dense_weights(model)
+    weights = lowered_weights([*model.weights, *(w + PACKED for w in found)], model.weights, target)
+
+    def edit(graph: Rewriting, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+        name = graph.linear_weight(value)
+        if name is None or name not in found:
+            return None
+        x = graph.new(value.args[0])
+        *lead, k = shape_of(x)
+        n = model.weights[name].shape[0]
+        kernel = graph.kernel(dense(lead, k, n, target.block), "linear")
+        return relax.call_tir(kernel, [x, graph.weight(name + PACKED)], var.ty)
+
+    return rewrite(model, weights, edit, name="lower linear layers")
+
+
+def lowered_weights(
+    names: Iterable[str], weights: Mapping[str, NDArray[np.generic]], target: Target
+) -> dict[str, NDArray[np.generic]]:
+    """The weights that a lowered graph reads under ``names``, made from the dense ones."""
+    return {name: _lowered_weight(name, weights, target) for name in names}
+
+
+def _lowered_weight(
+    name: str, weights: Mapping[str, NDArray[np.generic]], target: Target
+) -> NDArray[np.generic]:
+    if name in weights:
+        return weights[name]
+    dense_weight = weights[name.removesuffix(PACKED)].astype(np.float32, copy=False)
+    return pack_dense(dense_weight, target.block)
+
+
+def _dense_weights(model: Model) -> set[str]:
+    """Weights [N, K] of float32 linear layers on inputs of at least two dimensions."""
+    graph = Rewriting(model, {})
+    found: set[str] = set()
+    for binding in bindings_of(model):
+        name = graph.linear_weight(binding.value) or ""
+        if name in model.weights and model.weights[name].dtype == np.float32:
+            x = binding.value.args[0].ty
+            if x.ndim >= 2 and str(x.dtype) == str(binding.var.ty.dtype) == "float32":
+                found.add(name)
+    return found
+
+
+def _only_kernels(lowered: Model) -> Model:
+    """Return the model, or raise PassError naming the operators that have no kernel."""
+    missing = {}
+    for binding in bindings_of(lowered):
+        op = getattr(binding.value, "op", None)
+        if isinstance(op, tvm.ir.Op) and op.name not in ("relax.call_tir", *VIEWS):
+            missing[op.name.removeprefix("relax.")] = str(binding.var.name)
+    if missing:
+        raise PassError(
+            "the model has operators that cannot be lowered",
+            got=", ".join(f"{op} (at {name})" for op, name in missing.items()),
+            allowed="operators of Relax that legalise to kernels",
+            next="write that part of the model with other operators, and export it again",
+        )
+    return lowered

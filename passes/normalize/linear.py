@@ -1,0 +1,59 @@
+"""Linear layers: a product with a known matrix becomes matmul(x, permute_dims(W)), W [N, K]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tvm import relax
+
+from passes.normalize.attention import attention_of
+from passes.normalize.graph import Graph
+from passes.normalize.values import Array, Static, Tensor, Value, shape_of
+
+
+def _matmul(graph: Graph, call: relax.Call, args: list[Any]) -> Value | None:
+    x, weight = args
+    if isinstance(x, Tensor) and isinstance(weight, Static):
+        matrix = _matrix(weight.array)
+        if matrix is not None and len(x.shape) >= 2 and weight.array.dtype.kind == "f":
+            return linear(graph, x, Static(matrix.T, weight.name), shape_of(call))
+    if isinstance(x, Tensor) and isinstance(weight, Tensor):
+        fused = attention_of(graph, call, x, weight)
+        if fused is not None:
+            return fused
+        result = graph.tensor(relax.op.matmul(graph.read(x), graph.read(weight)))
+        graph.note_matmul(result.var, x, weight)
+        return result
+    return None
+
+
+def linear(graph: Graph, x: Tensor, weight: Static, shape: tuple[int, ...]) -> Tensor:
+    """x W^T on the base of ``x``: leading axes stay as they lie there, whatever the view does.
+
+    Args:
+        graph: where it is written.
+        x: the input, [..., K].
+        weight: [N, K].
+        shape: of the result, [..., N].
+    """
+    base = None if x.broadcast is not None else x.view.trailing()
+    if base is None:
+        x = Tensor.of(graph.read(x))
+        base = x.view
+    var = graph.weight(weight, "linear")
+    transposed = graph.emit(relax.op.permute_dims(var, [1, 0]))
+    y = graph.tensor(relax.op.matmul(graph.read(Tensor(x.var, base)), transposed))
+    return Tensor(y.var, x.view.with_last(y.view.base, shape[-1]))
+
+
+def _matrix(array: Array) -> Array | None:
+    """The matrix [K, N] in an array that only repeats it along leading axes."""
+    while array.ndim > 2:
+        if array.strides[0] != 0 and array.shape[0] != 1:
+            return None
+        array = array[0]
+    return array if array.ndim == 2 else None
+
+
+RULES: Mapping[str, Callable[..., Value | None]] = {"relax.matmul": _matmul}

@@ -1,0 +1,187 @@
+"""Second moments of a layer's inputs over the calibration data, and what they alone can solve.
+
+Notation as in GPTQ and OBC: X holds one input vector a row; ``xx = X^T X`` is the layer-wise
+Hessian. The *dense* inputs are those of the uncompressed model, the *compressed* ones those that
+the layer really gets once the layers before it are compressed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from passes.errors import PassError
+from passes.solve.blas import one_thread
+
+Array = NDArray[np.floating]
+
+DAMPING = 1e-2
+"""Ridge on the change of a weight, relative to the mean diagonal of the Gram matrix (as GPTQ's)."""
+
+ROWS = 4096
+"""Rows multiplied at once in float32; the sums between them are float64."""
+
+
+class Gram:
+    """Sums over calibration rows of compressed inputs x_c and dense inputs x_d.
+
+    Attributes:
+        xx: float64 [K, K], sum of x_c x_c^T.
+        cross: float64 [K, K], sum of x_c x_d^T; the same array as ``xx`` until they differ.
+        count: number of rows.
+        mean_c: float64 [K], mean of x_c.
+        mean_d: float64 [K], mean of x_d.
+    """
+
+    def __init__(self, features: int) -> None:
+        self.xx = np.zeros((features, features))
+        self.cross = self.xx
+        self.count = 0
+        self.mean_c = np.zeros(features)
+        self.mean_d = self.mean_c
+
+    @property
+    def features(self) -> int:
+        return len(self.xx)
+
+    @property
+    def drifted(self) -> bool:
+        """True if compressed inputs were added that are not the dense ones."""
+        return self.cross is not self.xx
+
+    @one_thread
+    def add(self, compressed: ArrayLike, dense: ArrayLike | None = None) -> Gram:
+        """Add rows and return self.
+
+        Args:
+            compressed: [..., K], what the layer gets in the compressed model.
+            dense: the same rows in the dense model; None if they are the same.
+
+        Raises:
+            PassError: K does not fit, the two differ in shape, or a value is NaN or infinite.
+        """
+        c = _rows(compressed, self.features)
+        d = c if dense is None else _rows(dense, self.features)
+        if c.shape != d.shape:
+            raise PassError(
+                "dense and compressed inputs differ", got=f"{len(c)} rows", allowed=f"{len(d)} rows"
+            )
+        if not len(c):
+            return self
+        if dense is not None and not self.drifted:
+            self.cross, self.mean_d = self.xx.copy(), self.mean_c.copy()
+        for start in range(0, len(c), ROWS):
+            part = c[start : start + ROWS]
+            self.xx += part.T @ part
+            if self.drifted:
+                self.cross += part.T @ d[start : start + ROWS]
+        self.count += len(c)
+        self.mean_c += (c.sum(axis=0, dtype=np.float64) - len(c) * self.mean_c) / self.count
+        if self.drifted:
+            self.mean_d += (d.sum(axis=0, dtype=np.float64) - len(d) * self.mean_d) / self.count
+        return self
+
+    def centred(self) -> Gram:
+        """The Gram of the inputs minus their means: what a layer with a free bias is judged by."""
+        out = Gram(self.features)
+        out.count = self.count
+        out.xx = self.xx - self.count * np.outer(self.mean_c, self.mean_c)
+        # a constant input leaves rounding of either sign
+        np.fill_diagonal(out.xx, np.maximum(np.diag(out.xx), 0))
+        out.cross = out.xx
+        if self.drifted:
+            out.cross = self.cross - self.count * np.outer(self.mean_c, self.mean_d)
+        return out
+
+    def rows(self, kept: NDArray[np.intp]) -> Gram:
+        """The Gram of the inputs ``kept`` alone, in that order."""
+        out = Gram(len(kept))
+        out.count = self.count
+        out.xx = self.xx[np.ix_(kept, kept)]
+        out.cross = self.cross[np.ix_(kept, kept)] if self.drifted else out.xx
+        out.mean_c = self.mean_c[kept]
+        out.mean_d = self.mean_d[kept] if self.drifted else out.mean_c
+        return out
+
+
+@one_thread
+def target_weight(W: Array, gram: Gram, damping: float = DAMPING) -> NDArray[np.float64]:
+    """The weight [N, K] that on compressed inputs best gives the outputs of W on the dense ones.
+
+    Minimises ``|X_c W'^T - X_d W^T|^2 + ridge |W' - W|^2``; W itself if the inputs are the same.
+    """
+    check_finite("weight", W)
+    weight = np.asarray(W, dtype=np.float64)
+    if not gram.drifted:
+        return weight
+    check_finite("Gram matrix", gram.cross)
+    h = damped(gram.xx, damping)
+    ridge = np.diag(h) - np.diag(gram.xx)
+    right = gram.cross @ weight.T + ridge[:, None] * weight.T
+    factor = cho_factor(h, lower=True, overwrite_a=True, check_finite=False)
+    return np.ascontiguousarray(cho_solve(factor, right, overwrite_b=True, check_finite=False).T)
+
+
+def corrected_bias(
+    bias: Array, dense_weight: Array, weight: Array, gram: Gram
+) -> NDArray[np.float32]:
+    """The bias [N] that gives ``weight``, on compressed inputs, the dense layer's mean output."""
+    shift = dense_weight.astype(np.float64) @ gram.mean_d - weight.astype(np.float64) @ gram.mean_c
+    return (bias + shift).astype(np.float32)
+
+
+@one_thread
+def squared_error(change: Array, xx: Array) -> NDArray[np.float64]:
+    """Per output row n, ``|X change_n|^2``: float64 [N] for a change of weights [N, K]."""
+    change = change.astype(np.float64)
+    return np.einsum("nk,nk->n", change @ xx, change)
+
+
+def relative_error(weight: Array, target: Array, xx: Array) -> float:
+    """Energy of the output error over that of the output; 0 if there is no output."""
+    energy = squared_error(target, xx).sum()
+    return float(squared_error(weight - target, xx).sum() / energy) if energy > 0 else 0.0
+
+
+def damped(xx: Array, damping: float = DAMPING) -> NDArray[np.float64]:
+    """xx plus a ridge of ``damping`` times its mean diagonal (1 if that is 0): positive definite.
+
+    Raises PassError on NaN, infinity, or a negative diagonal.
+    """
+    check_finite("Gram matrix", xx)
+    h = np.array(xx, dtype=np.float64)
+    diagonal = np.diag(h)
+    mean = float(diagonal.mean())
+    if diagonal.min() < -1e-9 * max(mean, 0.0):
+        raise PassError(
+            "the Gram matrix is no X^T X",
+            got=f"diagonal element {diagonal.min():g}",
+            allowed=">= 0",
+        )
+    h[np.diag_indices_from(h)] = np.maximum(diagonal, 0) + (damping * mean if mean > 0 else 1.0)
+    return h
+
+
+def check_finite(what: str, array: Array) -> None:
+    """Raise PassError if ``array`` holds NaN or infinity."""
+    if not np.isfinite(array).all():
+        bad = int(array.size - np.isfinite(array).sum())
+        raise PassError(
+            f"the {what} holds values that are no numbers",
+            got=f"{bad} NaN or infinite of {array.size}",
+            allowed="finite values",
+            next="look for NaN in the weights and in the calibration inputs",
+        )
+
+
+def _rows(inputs: ArrayLike, features: int) -> NDArray[np.float32]:
+    rows = np.asarray(inputs, dtype=np.float32)
+    if rows.ndim < 1 or rows.shape[-1] != features:
+        raise PassError(
+            "calibration inputs do not fit the layer",
+            got=str(rows.shape),
+            allowed=f"(..., {features})",
+        )
+    check_finite("calibration input", rows)
+    return rows.reshape(-1, features)

@@ -1,0 +1,159 @@
+"""The tuning space of attention: heads outside, a tile of query rows inside, scores never in memory.
+
+Keys (transposed) and values of one head are copied to local buffers first: the projection that
+holds them strides over all heads, by a multiple of the page size for common widths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+
+import tvm
+from tvm import s_tir, tirx
+
+from targets.kernels.blocks import (
+    Block,
+    Loop,
+    Unsuited,
+    bring,
+    decide,
+    extent,
+    flow,
+    inline_single_use,
+    loops_under,
+    vectorize_last,
+    written,
+)
+from targets.kernels.rows import partial_reduce, place_reduction, row_lanes, vectorize_chunks
+from targets.target import Target
+
+ROW_OPTIONS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14)
+SPLITS = (1, 2, 4)
+GROUPS = (1, 2, 3, 4, 5, 6, 8, 16)
+
+
+@dataclass(frozen=True)
+class Attend:
+    """One point of the space.
+
+    Attributes:
+        rows: query rows of a register tile.
+        group: tiles whose probabilities are computed before any of them meets the values. The two
+            products in one loop would have the compiler keep the constants of the exponential in
+            the registers that the second product needs.
+        splits: parts into which the query rows of one head are cut, each with its own copy of the
+            keys and values, so that there is work for all threads.
+    """
+
+    rows: int
+    group: int = 4
+    splits: int = 1
+
+
+def attends(func: tirx.PrimFunc, target: Target) -> list[Attend]:
+    """The points worth trying, the one expected to be fastest first."""
+    sch = s_tir.Schedule(tvm.IRModule({"main": func}))
+    result = flow(sch)[-1]
+    if result.rank != 3:
+        return []
+    rows = extent(sch, sch.get_loops(result.block)[1])
+    most = min(rows, (target.registers - 4) // 2)
+    options = [r for r in ROW_OPTIONS if r <= most]
+    options.sort(key=lambda r: (-(-rows // r) * (r + 0.5), -r))
+    splits = SPLITS if target.threads > 1 else SPLITS[:1]
+    return [Attend(r, s) for s in splits for r in options[: 6 // len(splits)]]
+
+
+def schedule_attention(sch: s_tir.Schedule, target: Target, point: Attend) -> None:
+    """Schedule the attention kernel."""
+    nodes = {sch.get(n.block).name_hint: n for n in inline_single_use(sch, flow(sch))}
+    if set(nodes) != _BLOCKS or not nodes["o"].output:
+        raise Unsuited(f"attention was fused with something else: {sorted(set(nodes) ^ _BLOCKS)}")
+    block = {name: n.block for name, n in nodes.items()}
+    n, i, c = sch.get_loops(block["o"])
+    dim = int(written(sch, block["values"]).shape[-1])
+    h, d = sch.split(c, [None, dim])
+    part, group, tile, row = sch.split(
+        i,
+        [
+            decide(sch, SPLITS, point.splits),
+            None,
+            decide(sch, GROUPS, point.group),
+            decide(sch, ROW_OPTIONS, point.rows),
+        ],
+    )
+    sch.reorder(n, h, part, group, tile, row, d)
+    head = sch.fuse(n, h, part)
+    sch.unroll(row)
+    vectorize_last(sch, block["o"], gcd(dim, 2 * target.lanes))
+    weigh_values(sch, block["mixed"], tile, target)
+    row = place_softmax(sch, block, group, target)
+    tile, row = sch.split(row, [None, point.rows])
+    score_keys(sch, block["score"], block["product"], tile, target)
+    for name in ("values", "keys"):
+        sch.compute_at(block[name], head)
+    vectorize_last(sch, block["values"], gcd(dim, 2 * target.lanes))
+    sch.reorder(*reversed(loops_under(sch, block["keys"], head)))
+    if target.threads > 1:
+        sch.parallel(head)
+
+
+_BLOCKS = {
+    "keys", "values", "product", "score", "peak", "exp_in", "exp_power", "exp_rest", "exp",
+    "total", "mixed", "o",
+}  # fmt: skip
+
+
+def weigh_values(sch: s_tir.Schedule, mixed: Block, tile: Loop, target: Target) -> None:
+    """The product of probabilities and values for one tile of query rows."""
+    (*_, row, c), (t,) = bring(sch, mixed, tile)
+    co, ci = sch.split(c, [None, gcd(extent(sch, c), 2 * target.lanes)])
+    sch.reorder(co, t, row, ci)
+    sch.unroll(co)
+    register_tile(sch, mixed, t, row, ci)
+
+
+def register_tile(
+    sch: s_tir.Schedule, block: Block, reduction: Loop, row: Loop, column: Loop
+) -> None:
+    """Unroll and vectorise a product whose accumulators stay in registers."""
+    sch.unroll(row)
+    sch.vectorize(column)
+    init = sch.decompose_reduction(block, reduction)
+    *_, rows, columns = sch.get_loops(init)
+    sch.unroll(rows)
+    sch.vectorize(columns)
+
+
+def place_softmax(
+    sch: s_tir.Schedule, block: dict[str, Block], group: Loop, target: Target
+) -> Loop:
+    """Exponentials of a group of rows of scores, with their largest and their sum.
+
+    Returns the loop over the rows.
+    """
+    lanes = row_lanes(sch, block["total"], target)
+    parts = partial_reduce(sch, block["total"], lanes, target)
+    place_reduction(sch, parts, group, target)
+    (*_, row, _), _ = bring(sch, block["exp"], group)
+    chunk = vectorize_chunks(sch, block["exp"], target)
+    for name in ("exp_rest", "exp_power", "exp_in"):
+        bring(sch, block[name], chunk)
+        sch.vectorize(sch.get_loops(block[name])[-1])
+    place_reduction(sch, partial_reduce(sch, block["peak"], lanes, target), row, target)
+    return row
+
+
+def score_keys(
+    sch: s_tir.Schedule, score: Block, product: Block, tile: Loop, target: Target
+) -> None:
+    """The product of queries and keys for one tile of query rows, scaled, biased and masked."""
+    (*_, row, j), _ = bring(sch, score, tile)
+    jo, ji = sch.split(j, [None, gcd(extent(sch, j), 2 * target.lanes)])
+    sch.reorder(jo, row, ji)
+    sch.unroll(row)
+    sch.vectorize(ji)
+    (*_, row, j), (d,) = bring(sch, product, jo)
+    sch.reorder(d, row, j)
+    register_tile(sch, product, d, row, j)

@@ -1,0 +1,129 @@
+"""The schedule of kernels that work row by row: layer norm, softmax, quantisation.
+
+A row is read from memory once; its reductions use whole vectors and end in a tree; everything that
+is computed on the way stays in registers or in a buffer of one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import gcd
+
+from tvm import s_tir
+
+from targets.kernels.blocks import (
+    Block,
+    Loop,
+    Node,
+    Unsuited,
+    anchor_in,
+    bring,
+    extent,
+    flow,
+    inline_single_use,
+)
+from targets.target import Target
+
+ACCUMULATORS = 4
+"""Vector registers that a reduction over a row adds into, so that it never waits for the last sum."""
+
+
+def schedule_rows(sch: s_tir.Schedule, target: Target) -> None:
+    """Schedule layer norm, softmax or quantisation with what fusion put behind it."""
+    nodes = flow(sch)
+    lead = nodes[anchor_in(nodes)].rank - 1
+    kept = inline_single_use(sch, nodes)
+    wide = [n for n in kept if n.output and n.rank == lead + 1]
+    narrow = [n for n in kept if n.output and n.rank == lead]
+    if lead < 1 or len(wide) != 1 or any(n.rank > lead + 1 for n in kept):
+        raise Unsuited("not a kernel over rows with one wide result")
+    loops = [row_loop(sch, n.block, lead) for n in (*wide, *narrow)]
+    row = sch.merge(*loops) if narrow else loops[0]
+    place_in_row(sch, kept, row, lead, target)
+    if target.threads > 1:
+        sch.parallel(row)
+
+
+def place_in_row(
+    sch: s_tir.Schedule, nodes: Sequence[Node], row: Loop, lead: int, target: Target
+) -> None:
+    """Bring all blocks under the loop ``row`` and vectorise them.
+
+    A block with one value a column is computed chunk by chunk within its only reader if it can be,
+    in registers; if several read it, or a reduction does, it gets a buffer of one row.
+    """
+    chunks: dict[int, Loop] = {}
+    for node in reversed(nodes):
+        if node.reduces:
+            lanes = row_lanes(sch, node.block, target)
+            place_reduction(sch, partial_reduce(sch, node.block, lanes, target), row, target)
+            continue
+        homes = [chunks.get(id(reader)) for reader, _ in node.readers]
+        shared = homes[0] if homes and all(h is not None and h is homes[0] for h in homes) else None
+        if not node.output:
+            sch.compute_at(node.block, row if shared is None else shared)
+            sch.set_scope(node.block, 0, "local")
+        if node.rank > lead:
+            chunks[id(node)] = vectorize_chunks(sch, node.block, target) if shared is None else shared
+            if shared is not None:
+                sch.vectorize(sch.get_loops(node.block)[-1])
+
+
+def vectorize_chunks(sch: s_tir.Schedule, block: Block, target: Target) -> Loop:
+    """Vectorise the last loop of ``block``; return the loop over the vectors."""
+    chunk, lanes = sch.split(
+        sch.get_loops(block)[-1], [None, row_lanes(sch, block, target)], preserve_unit_iters=True
+    )
+    sch.vectorize(lanes)
+    return chunk
+
+
+def row_loop(sch: s_tir.Schedule, block: Block, lead: int) -> Loop:
+    """The first ``lead`` loops around ``block`` as one."""
+    loops = sch.get_loops(block)[:lead]
+    return sch.fuse(*loops) if lead > 1 else loops[0]
+
+
+def row_lanes(sch: s_tir.Schedule, block: Block, target: Target) -> int:
+    """Elements of a row that are treated at once: they divide the last loop of ``block``."""
+    return gcd(extent(sch, sch.get_loops(block)[-1]), ACCUMULATORS * target.lanes)
+
+
+def partial_reduce(sch: s_tir.Schedule, block: Block, lanes: int, target: Target) -> list[Block]:
+    """Reduce the last loop of ``block`` by ``lanes`` partial results, and those to one vector.
+
+    Returns the blocks made, in order; the last is ``block`` itself, over the lanes of one vector.
+    """
+    position = len(sch.get_loops(block)) - 1
+    made: list[Block] = []
+    for width in (lanes, target.lanes):
+        if 1 < width <= lanes and width < extent(sch, sch.get_loops(block)[-1]):
+            _, inner = sch.split(sch.get_loops(block)[-1], [None, width])
+            made.append(sch.rfactor(inner, position))
+    return [*made, block]
+
+
+def place_reduction(
+    sch: s_tir.Schedule, blocks: list[Block], loop: Loop, target: Target
+) -> None:
+    """Bring the blocks that ``partial_reduce`` made under ``loop``; vectorise all but the last.
+
+    Every vector is loaded and stored whole: LLVM 22 takes half a vector out of another through
+    general registers. Hence no tree within a vector, but one scalar step for each of its lanes.
+    """
+    *partial, last = blocks
+    (*_, row), (steps,) = bring(sch, last, loop)
+    sch.reorder(row, steps)
+    if partial:
+        sch.unroll(steps)
+    for block in reversed(partial):
+        (lanes, *single), (steps,) = bring(sch, block, row)
+        part, lane = sch.split(lanes, [None, min(extent(sch, lanes), target.lanes)])
+        sch.reorder(*single, steps, part, lane)
+        sch.unroll(part)
+        sch.vectorize(lane)
+        if extent(sch, steps) <= ACCUMULATORS:
+            sch.unroll(steps)
+        *_, part, lane = sch.get_loops(sch.decompose_reduction(block, steps))
+        sch.unroll(part)
+        sch.vectorize(lane)

@@ -1,0 +1,147 @@
+"""Descriptions of what code is made for: instruction set, registers, threads. Data, and no TVM."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from targets.cpu import this_processor
+from targets.errors import TargetError
+
+if TYPE_CHECKING:
+    import tvm
+
+_V2 = frozenset("sse3 ssse3 sse4.1 sse4.2 popcnt cx16".split())
+_V3 = _V2 | frozenset("avx avx2 bmi bmi2 f16c fma lzcnt movbe".split())
+_V4 = _V3 | frozenset("avx512f avx512bw avx512cd avx512dq avx512vl".split())
+_ICELAKE = _V4 | frozenset(
+    "avx512vnni avx512ifma avx512vbmi avx512vbmi2 avx512bitalg avx512vpopcntdq gfni vaes "
+    "vpclmulqdq".split()
+)
+_ALDERLAKE = _V3 | frozenset("avxvnni gfni vaes vpclmulqdq movdiri".split())
+_ZEN4 = _ICELAKE | {"avx512bf16"}
+_ZEN5 = _ZEN4 | {"avxvnni", "avx512vp2intersect", "movdiri"}
+_SAPPHIRE = _ZEN4 | frozenset("avxvnni avx512fp16 amx-tile amx-int8 amx-bf16 movdiri".split())
+
+
+@dataclass(frozen=True)
+class Target:
+    """A compile target.
+
+    Attributes:
+        name: what a user calls it, and part of the key of its records.
+        kind: code generator, ``llvm``.
+        mcpu: processor name as LLVM spells it.
+        features: instruction-set features, LLVM's spelling, that the code may use.
+        threads: threads that the code is made for; 1 means no parallel loop at all.
+        vector_bits: width of one vector register.
+        registers: number of vector registers.
+        description: for people.
+        vendor: who makes it, as /proc/cpuinfo says it; "" for any.
+    """
+
+    name: str
+    mcpu: str
+    features: frozenset[str]
+    vector_bits: int
+    registers: int
+    description: str = ""
+    vendor: str = ""
+    threads: int = 1
+    kind: str = "llvm"
+
+    @property
+    def lanes(self) -> int:
+        """float32 values in one vector register."""
+        return self.vector_bits // 32
+
+    @property
+    def block(self) -> int:
+        """Outputs in one packed block of weights: two vector registers."""
+        return 2 * self.lanes
+
+    @property
+    def has_vnni(self) -> bool:
+        """True if one instruction multiplies uint8 by int8 and adds four products to an int32."""
+        return bool(self.features & {"avx512vnni", "avxvnni"})
+
+    def with_threads(self, threads: int) -> Target:
+        """The same target for another number of threads (at least 1)."""
+        if threads < 1:
+            raise TargetError("a target needs a thread", got=str(threads), allowed="1 or more")
+        return replace(self, threads=threads)
+
+    def tvm(self) -> tvm.target.Target:
+        """This target as TVM knows it."""
+        import tvm
+
+        return tvm.target.Target(
+            {"kind": self.kind, "mcpu": self.mcpu, "num-cores": self.threads},
+        )
+
+    def missing(self) -> frozenset[str]:
+        """Features that code for this target may use and that this machine lacks."""
+        return self.features - this_processor().features
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.threads} thread{'s' if self.threads > 1 else ''})"
+
+
+# The best first: `host` takes the first that this machine can run.
+_TABLE = (
+    Target("znver5", "znver5", _ZEN5, 512, 32, "AMD Zen 5, AVX-512 VNNI", "AuthenticAMD"),
+    Target("znver4", "znver4", _ZEN4, 512, 32, "AMD Zen 4, AVX-512 VNNI", "AuthenticAMD"),
+    Target(
+        "sapphirerapids", "sapphirerapids", _SAPPHIRE, 512, 32, "Intel Xeon 4th generation",
+        "GenuineIntel",
+    ),
+    Target(
+        "icelake-server", "icelake-server", _ICELAKE, 512, 32, "Intel Xeon 3rd generation, VNNI",
+        "GenuineIntel",
+    ),
+    Target(
+        "cascadelake", "cascadelake", _V4 | {"avx512vnni"}, 512, 32,
+        "Intel Xeon 2nd generation, VNNI", "GenuineIntel",
+    ),
+    Target("skylake-avx512", "skylake-avx512", _V4, 512, 32, "Intel Xeon, AVX-512 without VNNI"),
+    Target("x86-64-v4", "x86-64-v4", _V4, 512, 32, "any x86-64 with AVX-512"),
+    Target("alderlake", "alderlake", _ALDERLAKE, 256, 16, "Intel Core 12th generation, AVX-VNNI"),
+    Target("x86-64-v3", "x86-64-v3", _V3, 256, 16, "any x86-64 with AVX2"),
+    Target("x86-64-v2", "x86-64-v2", _V2, 128, 16, "any x86-64 with SSE 4.2"),
+)  # fmt: skip
+
+KNOWN: dict[str, Target] = {t.name: t for t in _TABLE}
+"""Every target by its name; ``host`` and ``this-machine`` stand for the machine itself."""
+
+HOST_NAMES = ("host", "this-machine")
+
+
+def host(threads: int = 1) -> Target:
+    """The best known target that this machine can run, by the features it really has."""
+    cpu = this_processor()
+    for target in KNOWN.values():
+        if target.vendor in ("", cpu.vendor) and target.features <= cpu.features:
+            return replace(target, description=cpu.model).with_threads(threads)
+    raise TargetError(
+        "no target fits this machine",
+        got=f"{cpu.model}: {' '.join(sorted(cpu.features)) or 'no features told'}",
+        allowed=", ".join(KNOWN),
+        next="name one of the known targets with --target and run the code elsewhere",
+    )
+
+
+def find(name: str, threads: int = 1) -> Target:
+    """The target called ``name``; raises TargetError listing the known ones."""
+    if name in HOST_NAMES:
+        return host(threads)
+    if name in KNOWN:
+        return KNOWN[name].with_threads(threads)
+    names = [*HOST_NAMES, *KNOWN]
+    close = difflib.get_close_matches(name, names, n=1)
+    raise TargetError(
+        "unknown target",
+        got=name,
+        allowed=", ".join(names),
+        next=f"try --target {close[0]}" if close else "codesign targets lists them",
+    )

@@ -1,0 +1,189 @@
+"""The simulator against the compiled model and against NumPy in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm
+from tvm import relax
+
+from codesign.pipeline import compile_model
+from codesign.simulate import Simulator, Variant
+from passes.errors import PassError
+from passes.sites import Sites
+from targets.kernels.quantize import quantize_reference
+from targets.target import find
+
+SAMPLES = 5
+
+
+def fake_quantised(x):
+    return quantize_reference(x.astype(np.float32)).dequantized().astype(np.float64)
+
+
+def squared_error(net, samples, wanted, dense):
+    """Relative squared error over the rows that are no padding."""
+    error = power = 0.0
+    for sample, got, reference in zip(samples, wanted, dense, strict=True):
+        keep = sample["attention_mask"] != 0
+        error += np.square(got[keep] - reference[keep]).sum()
+        power += np.square(reference[keep]).sum()
+    return error / power
+
+
+@pytest.fixture(scope="module")
+def net(encoder):
+    return encoder(layers=3, batch=2, seq=9, width=48, heads=3, hidden=60)
+
+
+@pytest.fixture(scope="module")
+def samples(net):
+    return [net.sample(seed) for seed in range(SAMPLES)]
+
+
+@pytest.fixture(scope="module")
+def dense(net, samples):
+    return [net.reference(s) for s in samples]
+
+
+@pytest.fixture(scope="module")
+def simulator(net, samples):
+    return Simulator(net.model, net.sites, find("host", threads=2), samples)
+
+
+def test_segments_are_prefix_layers_suffix(simulator):
+    assert [s.name for s in simulator.segments] == [
+        "prefix", "layer0", "layer1", "layer2", "suffix",
+    ]  # fmt: skip
+    assert [len(s.linears) for s in simulator.segments] == [0, 4, 4, 4, 0]
+    assert len({s.part.context for s in simulator.segments[1:4]}) == 1
+
+
+def test_output_is_that_of_the_compiled_model(net, simulator, samples):
+    lowered, executable = compile_model(net.model, find("host"))
+    vm = relax.VirtualMachine(executable, tvm.cpu())
+    weights = [tvm.runtime.tensor(w) for w in lowered.weights.values()]
+    got = simulator.outputs(simulator.dense_stream("layer1"))
+    for sample, (hidden,) in zip(samples, got, strict=True):
+        inputs = [tvm.runtime.tensor(sample[s.name]) for s in net.model.inputs]
+        np.testing.assert_allclose(hidden, vm["main"](*inputs, *weights)[0].numpy(), atol=1e-5)
+
+
+def test_dense_model_has_no_error(simulator):
+    assert simulator.output_error(simulator.dense_stream("prefix")) == 0
+    assert simulator.sensitivity("layer1", Variant(), samples=2) == 0
+
+
+def test_changed_weights(net, simulator, samples, dense):
+    rng = np.random.default_rng(0)
+    changed = {
+        "1.up.w": net.model.weights["1.up.w"] * (rng.random((60, 48)) < 0.5),
+        "1.out.b": net.model.weights["1.out.b"] + np.float32(0.3),
+    }
+    expected = [net.reference(s, changed) for s in samples]
+    stream = simulator.advance(simulator.dense_stream("layer1"), Variant(weights=changed))
+    for (got,), wanted in zip(simulator.outputs(stream), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=2e-5)
+    error = squared_error(net, samples, expected, dense)
+    assert error > 1e-3
+    assert simulator.output_error(stream) == pytest.approx(error, rel=1e-3)
+    some = squared_error(net, samples[:2], expected[:2], dense[:2])
+    assert simulator.sensitivity("layer1", Variant(changed), samples=2) == pytest.approx(some, 1e-3)
+
+
+def test_dropped_layers(net, simulator, samples, dense):
+    expected = [net.reference(s, dropped=frozenset({0, 2})) for s in samples]
+    gone = Variant(dropped=True)
+    stream = simulator.finish(
+        simulator.dense_stream("prefix"), {"layer0": gone, "layer2": gone}
+    )
+    for (got,), wanted in zip(simulator.outputs(stream), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=2e-5)
+    error = squared_error(net, samples, expected, dense)
+    assert simulator.output_error(stream) == pytest.approx(error, rel=1e-3)
+
+
+def test_quantised_inputs(net, simulator, samples, dense):
+    names = frozenset({"1.qkv", "1.down"})
+
+    def seen(name, x):
+        return fake_quantised(x) if name in names else x
+
+    expected = [net.reference(s, seen=seen) for s in samples]
+    error = squared_error(net, samples, expected, dense)
+    # codes that fall on the edge between two values may differ by one: the error is a statistic
+    got = simulator.sensitivity("layer1", Variant(quantized=names), samples=None)
+    assert 1e-7 < error < 1e-3
+    assert got == pytest.approx(error, rel=0.05)
+
+
+@pytest.mark.parametrize("site", ["qkv", "out", "up", "down"])
+def test_grams_are_products_of_what_the_layers_see(net, simulator, samples, site):
+    changed = {"0.up.w": net.model.weights["0.up.w"] * np.float32(0.7)}
+    within = {"1.qkv.w": net.model.weights["1.qkv.w"] * np.float32(0.9)}
+    name = f"1.{site}"
+
+    def rows(weights):
+        found = []
+        for sample in samples:
+            def seen(layer, x, keep=sample["attention_mask"] != 0):
+                if layer == name:
+                    found.append(x[keep])
+                return x
+
+            net.reference(sample, weights, seen)
+        return np.concatenate(found)
+
+    stream = simulator.advance(simulator.dense_stream("layer0"), Variant(changed))
+    gram = simulator.grams(stream, name, Variant(within))
+    compressed, original = rows(changed | within), rows({})
+    scale = np.abs(compressed.T @ compressed).max()
+    assert gram.count == len(compressed)
+    np.testing.assert_allclose(gram.xx, compressed.T @ compressed, atol=1e-5 * scale)
+    np.testing.assert_allclose(gram.cross, compressed.T @ original, atol=1e-5 * scale)
+    np.testing.assert_allclose(gram.mean_c, compressed.mean(0), atol=1e-5)
+    np.testing.assert_allclose(gram.mean_d, original.mean(0), atol=1e-5)
+
+    dense = simulator.grams(simulator.dense_stream("layer1"), name)
+    assert not dense.drifted
+    np.testing.assert_allclose(dense.xx, original.T @ original, atol=1e-5 * scale)
+
+
+def test_gram_of_a_quantised_layer_is_of_quantised_inputs(net, simulator, samples):
+    stream = simulator.dense_stream("layer0")
+    gram = simulator.grams(stream, "0.qkv", Variant(quantized=frozenset({"0.qkv"})))
+    rows = []
+
+    def seen(name, x):
+        if name == "0.qkv":
+            rows.append(x)
+        return x
+
+    for sample in samples:
+        net.reference(sample, seen=seen)
+    kept = [x[s["attention_mask"] != 0] for x, s in zip(rows, samples, strict=True)]
+    quantised = fake_quantised(np.concatenate(kept))
+    scale = np.abs(gram.xx).max()
+    np.testing.assert_allclose(gram.xx, quantised.T @ quantised, atol=2e-3 * scale)
+    assert gram.drifted
+
+
+def test_model_without_layers_is_one_segment(net, samples):
+    flat = Sites(net.sites.linears, (), (), (), ())
+    whole = Simulator(net.model, flat, find("host"), samples[:2])
+    assert [s.name for s in whole.segments] == ["suffix"]
+    changed = {"2.down.w": net.model.weights["2.down.w"] * np.float32(0.5)}
+    stream = whole.advance(whole.dense_stream("suffix"), Variant(changed))
+    for (got,), sample in zip(whole.outputs(stream), samples, strict=False):
+        np.testing.assert_allclose(got, net.reference(sample, changed), atol=2e-5)
+
+
+def test_unknown_names_are_told(simulator):
+    stream = simulator.dense_stream("layer1")
+    with pytest.raises(PassError, match="no such weight") as caught:
+        simulator.advance(stream, Variant({"0.up.w": np.zeros((60, 48), np.float32)}))
+    assert caught.value.got == "0.up.w"
+    with pytest.raises(PassError, match="no such linear site"):
+        simulator.advance(stream, Variant(quantized=frozenset({"0.up"})))
+    with pytest.raises(PassError, match="no such linear site"):
+        simulator.grams(stream, "0.up")
