@@ -3,7 +3,7 @@
 # make bench  against other runtimes, and the kernels against the machine
 # make clean  removes what these made
 #
-# Needs python3 (3.10 to 3.12) with its venv module, and make. Everything is installed into .venv.
+# Needs python3 (3.10 or newer) with its venv module, and make. Everything is installed into .venv.
 
 PYTHON ?= python3
 THREADS ?= 1

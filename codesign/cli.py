@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from codesign.errors import UserError
+from codesign.versions import require
 from targets.errors import CodesignError
 
 app = typer.Typer(
@@ -38,6 +39,16 @@ Dims = Annotated[
     list[str] | None,
     typer.Option("--dim", help="Bind a dynamic dimension, as in --dim seq=128. May be repeated."),
 ]
+
+
+NEEDS_NO_TVM = ("doctor", "report", "records")
+
+
+@app.callback()
+def _check(context: typer.Context) -> None:
+    """Finds the compressed versions of a trained model that are really fastest on a device."""
+    if context.invoked_subcommand not in NEEDS_NO_TVM:
+        require()
 
 
 def emit(value: Any) -> None:
@@ -226,7 +237,7 @@ def doctor(as_json: JsonFlag = False) -> None:
 
     checks = examine()
     if as_json:
-        emit([check.as_dict() for check in checks])
+        emit([check.to_json() for check in checks])
     else:
         from codesign.listing import doctor_table
 

@@ -28,6 +28,7 @@ from codesign.frozen import digest
 from codesign.loop.baseline import open_baseline
 from codesign.loop.candidates import Judge, Judged, cores
 from codesign.loop.finals import run_finals
+from codesign.loop.layer_solver import LayerSolver
 from codesign.loop.onnx_baseline import OnnxBaseline
 from codesign.loop.outcome import BUNDLES, SweepResult, write_outcome
 from codesign.loop.request import SweepRequest
@@ -113,6 +114,7 @@ class _Sweep:
     folder: Path
     started: float
     _simulator: Simulator | None = None
+    _solver: LayerSolver | None = None
 
     def run(self) -> SweepResult:
         config, progress = self.request.config, self.workshop.progress
@@ -130,6 +132,7 @@ class _Sweep:
             self.folder / BUNDLES / "all",
             self.solver_version,
             config.goal.metric,
+            self.solver,
         )
         progress.start("the uncompressed model", 1)
         dense = self._dense(judge)
@@ -164,6 +167,12 @@ class _Sweep:
             )
         return self._simulator
 
+    def solver(self) -> LayerSolver:
+        """The solver, which keeps the Gram matrices of the uncompressed model."""
+        if self._solver is None:
+            self._solver = LayerSolver(self.prepared.model, self.simulator())
+        return self._solver
+
     def _space(self) -> Space:
         progress, sites = self.workshop.progress, self.prepared.sites
         progress.start("find what each layer offers", len(sites.layers))
@@ -178,7 +187,7 @@ class _Sweep:
         def key(candidate: Candidate) -> SensitivityKey:
             return SensitivityKey(model, candidate, "calibration", version)
 
-        probe = SensitivityProbe(self.simulator, self._solver, self.workshop.records, key)
+        probe = SensitivityProbe(self.simulator, self.solver, self.workshop.records, key)
         progress = self.workshop.progress
         progress.start("sensitivity of each decision", len(space.layers))
         values: dict[str, float] = {}

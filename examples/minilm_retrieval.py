@@ -104,11 +104,11 @@ def embed(predict: Predict, texts: Sequence[str]) -> NDArray[np.float32]:
     for text in texts:
         inputs = encode(text)
         (hidden,) = predict(inputs).values()
-        rows.append(mean_pool(np.asarray(hidden), inputs["attention_mask"])[0])
+        rows.append(mean_pool(np.asarray(hidden, np.float32), inputs["attention_mask"])[0])
     return np.stack(rows)
 
 
-def mean_pool(hidden: NDArray[np.generic], mask: NDArray[np.generic]) -> NDArray[np.float32]:
+def mean_pool(hidden: NDArray[np.floating], mask: NDArray[np.int64]) -> NDArray[np.float32]:
     """Mean over the tokens whose mask is 1: hidden [B, S, C], mask [B, S] -> [B, C]."""
     weights = mask.astype(np.float32)[:, :, None]
     return (hidden * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1)

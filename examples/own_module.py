@@ -82,7 +82,7 @@ def main() -> None:
     from codesign import sweep
 
     result = sweep(
-        model=model,
+        model=model(),
         quality=quality,
         calibration=calibration,
         metric="accuracy",
@@ -91,7 +91,7 @@ def main() -> None:
         minutes=2,
         output="runs/own_module",
     )
-    for point in result.points:
+    for point in result.frontier.points:
         print(f"{point.latency_ms:8.3f} ms  accuracy {point.quality['accuracy']:.3f}  {point.name}")
 
 

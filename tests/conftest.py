@@ -6,20 +6,22 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 import tvm
 from numpy.typing import NDArray
 from scipy.special import erf
 from tvm import relax
 
-from codesign.frontend.foreign import Foreign
-from codesign.frontend.onnx_import import from_onnx_file
-from codesign.frontend.torch_export import from_module
 from passes.model import Model, TensorSpec
 from passes.sites import FFN, Attention, Layer, Linear, Sites
+
+if TYPE_CHECKING:  # importing these takes seconds that most tests need not spend
+    import torch
+
+    from codesign.frontend.foreign import Foreign
 
 Array = NDArray[np.generic]
 EPS = 1e-5
@@ -182,29 +184,37 @@ def encoder() -> Callable[..., Encoder]:
 VOCAB, WIDTH, BATCH, SEQ = 61, 48, 2, 17
 
 
-class _Outer(torch.nn.Module):
-    """Gives only the last hidden state, under the argument names of the model inside."""
+def _last_hidden_state(model: torch.nn.Module, argument: str) -> torch.nn.Module:
+    """A module that gives only the last hidden state, under the argument names of ``model``."""
+    import torch
 
-    def __init__(self, inner: torch.nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
+    class Text(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            found = self.inner(input_ids=input_ids, attention_mask=attention_mask)
+            return found.last_hidden_state
+
+    class Image(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+            return self.inner(pixel_values).last_hidden_state
+
+    return Text() if argument == "input_ids" else Image()
 
 
-class _Text(_Outer):
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.inner(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-
-
-class _Image(_Outer):
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.inner(pixel_values).last_hidden_state
-
-
-Example = tuple[torch.nn.Module, tuple[torch.Tensor, ...]]
+Example = tuple["torch.nn.Module", tuple["torch.Tensor", ...]]
 
 
 def _trained(module: torch.nn.Module) -> torch.nn.Module:
     """Vectors that are zero or one before training made distinct, so that mixing them up shows."""
+    import torch
+
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.ndim == 1:
@@ -213,6 +223,8 @@ def _trained(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def _text() -> tuple[torch.Tensor, ...]:
+    import torch
+
     return torch.randint(0, VOCAB, (BATCH, SEQ)), torch.ones(BATCH, SEQ, dtype=torch.int64)
 
 
@@ -228,19 +240,25 @@ def _bert(attention: str) -> Example:
         max_position_embeddings=24,
         attn_implementation=attention,
     )
-    return _Text(BertModel(config, add_pooling_layer=False)), _text()
+    return _last_hidden_state(BertModel(config, add_pooling_layer=False), "input_ids"), _text()
 
 
 def _distilbert() -> Example:
     from transformers import DistilBertConfig, DistilBertModel
 
     config = DistilBertConfig(
-        vocab_size=VOCAB, dim=WIDTH, n_layers=2, n_heads=4, hidden_dim=80, max_position_embeddings=24
+        vocab_size=VOCAB,
+        dim=WIDTH,
+        n_layers=2,
+        n_heads=4,
+        hidden_dim=80,
+        max_position_embeddings=24,
     )
-    return _Text(DistilBertModel(config)), _text()
+    return _last_hidden_state(DistilBertModel(config), "input_ids"), _text()
 
 
 def _vit() -> Example:
+    import torch
     from transformers import ViTConfig, ViTModel
 
     config = ViTConfig(
@@ -251,10 +269,13 @@ def _vit() -> Example:
         image_size=16,
         patch_size=4,
     )
-    return _Image(ViTModel(config, add_pooling_layer=False)), (torch.randn(BATCH, 3, 16, 16),)
+    model = _last_hidden_state(ViTModel(config, add_pooling_layer=False), "pixel_values")
+    return model, (torch.randn(BATCH, 3, 16, 16),)
 
 
 def _encoder(norm_first: bool, batch_first: bool = True) -> Example:
+    import torch
+
     layer = torch.nn.TransformerEncoderLayer(
         WIDTH, 4, 80, batch_first=batch_first, norm_first=norm_first
     )
@@ -277,6 +298,8 @@ EXAMPLES: Mapping[str, Callable[[], Example]] = {
 def torch_example() -> Callable[[str], Example]:
     """Small encoders with random weights, by name: (module in evaluation mode, example inputs)."""
 
+    import torch
+
     @functools.cache
     def make(name: str) -> Example:
         torch.manual_seed(0)
@@ -291,6 +314,8 @@ def onnx_example(
     torch_example: Callable[[str], Example], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
     """The same encoders as files written by ``torch.onnx.export``."""
+    import torch
+
     folder = tmp_path_factory.mktemp("onnx")
 
     @functools.cache
@@ -308,6 +333,9 @@ def foreign_example(
     torch_example: Callable[[str], Example], onnx_example: Callable[[str], Path]
 ) -> Callable[[str], Foreign]:
     """The same encoders imported: by ``torch.export``, or from ONNX where "(onnx)" is appended."""
+
+    from codesign.frontend.onnx_import import from_onnx_file
+    from codesign.frontend.torch_export import from_module
 
     @functools.cache
     def make(name: str) -> Foreign:

@@ -68,7 +68,7 @@ def gather(args: argparse.Namespace) -> tuple[list[tuple[Contestant, Artifact]],
     missing: list[str] = []
     base = artifacts.reference(args.model)
     for runtime in args.peers:
-        say(f"{runtime}: environment and conversion")
+        say(f"{runtime}: environment and conversion, minutes if they are new")
         made: dict[str, Artifact] = {}
         try:
             make(RUNTIMES[runtime])

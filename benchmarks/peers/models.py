@@ -5,7 +5,7 @@ Imported inside the environments that have PyTorch, never by the benchmark's own
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from transformers import BertConfig, BertModel
 
 from examples import minilm_retrieval as minilm
 
-Batch = dict[str, NDArray[np.int64]]
+Batch = Mapping[str, NDArray[np.int64]]
 SEQUENCE = minilm.SEQUENCE
 
 
@@ -74,7 +74,7 @@ def example(with_float_mask: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _texts(part: str, pairs: int) -> Batch:
     texts = [text for pair in minilm.splits()[part][:pairs] for text in pair]
-    return _stack([minilm.encode(text) for text in texts])
+    return _stack(minilm.encode(text) for text in texts)
 
 
 def _random_ids(count: int, seed: int) -> Batch:
@@ -82,13 +82,14 @@ def _random_ids(count: int, seed: int) -> Batch:
     return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 
-def _stack(rows: list[Batch]) -> Batch:
-    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+def _stack(rows: Iterable[minilm.Arrays]) -> Batch:
+    first, *rest = [{name: np.asarray(a, np.int64) for name, a in row.items()} for row in rows]
+    return {name: np.concatenate([a, *(row[name] for row in rest)]) for name, a in first.items()}
 
 
 SUBJECTS = {
     "minilm": Subject(
-        minilm_encoder, lambda: _stack(list(minilm.calibration())), lambda: _texts("search", 32)
+        minilm_encoder, lambda: _stack(minilm.calibration()), lambda: _texts("search", 32)
     ),
     "bert-base": Subject(bert_base_encoder, lambda: _random_ids(16, 1), lambda: _random_ids(4, 2)),
 }

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,11 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     worker = Worker()
-    actions = {"load": worker.load, "block": worker.block, "check": worker.check}
+    actions: dict[str, Callable[..., Any]] = {
+        "load": worker.load,
+        "block": worker.block,
+        "check": worker.check,
+    }
     for line in sys.stdin:
         request = json.loads(line)
         try:

@@ -73,7 +73,8 @@ def compare(
         a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
         if a.shape != b.shape or not np.array_equal(np.isnan(a), np.isnan(b)):
             return Parity(np.inf, np.inf, tolerance, original)
-        error = float(np.nanmax(np.where(a == b, 0.0, np.abs(a - b)), initial=0.0))
+        with np.errstate(invalid="ignore"):  # equal infinities are no error
+            error = float(np.nanmax(np.where(a == b, 0.0, np.abs(a - b)), initial=0.0))
         scale = float(np.nanmax(np.where(np.isfinite(b), np.abs(b), 0.0), initial=0.0))
         worst = max(worst, error)
         relative = max(relative, error / (scale or 1.0))

@@ -58,7 +58,7 @@ class Judge:
     folder: Path
     solver_version: str
     metric: str
-    _solver: LayerSolver | None = None
+    solver: Callable[[], LayerSolver]
 
     def path(self, candidate: Candidate) -> Path:
         """Where the bundle of a candidate is."""
@@ -85,12 +85,6 @@ class Judge:
         extra = {"candidate": candidate.key, "model": self.prepared.hash, "output_error": error}
         extra["solver"] = self.solver_version
         return self.workshop.build(model, self.path(candidate), choices, extra), error
-
-    def solver(self) -> LayerSolver:
-        """The solver, which keeps the Gram matrices of the dense model."""
-        if self._solver is None:
-            self._solver = LayerSolver(self.prepared.model, self.simulator())
-        return self._solver
 
     def _bundle(self, candidate: Candidate) -> tuple[Built, float | None] | None:
         """The bundle as an earlier session left it, if it is whole and of the same solver."""

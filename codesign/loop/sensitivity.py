@@ -50,11 +50,12 @@ class SensitivityProbe:
     """Measures what is not recorded yet.
 
     Attributes:
+        simulator, solver: made only when something is not recorded yet.
         key: makes the record's key of a candidate.
     """
 
-    simulator: Simulator
-    solver: LayerSolver
+    simulator: Callable[[], Simulator]
+    solver: Callable[[], LayerSolver]
     records: Records
     key: Callable[[Candidate], SensitivityKey]
 
@@ -75,7 +76,7 @@ class SensitivityProbe:
                 found[candidate.key] = value
         if missing:
             for candidate, variant in self._variants(layer, offers, droppable, set(missing)):
-                value = self.simulator.sensitivity(layer.name, variant, SAMPLES)
+                value = self.simulator().sensitivity(layer.name, variant, SAMPLES)
                 self.records.add_sensitivity(self.key(candidate), value)
                 found[candidate.key] = value
         step()
@@ -98,13 +99,13 @@ class SensitivityProbe:
     def _kept(
         self, layer: Layer, block: Block, offers: Offers, missing: set[str]
     ) -> Iterator[tuple[Decision, Variant]]:
-        first, second = self.solver.affine(block.first), self.solver.affine(block.second)
-        stream = self.simulator.dense_stream(layer.name)
+        first, second = self.solver().affine(block.first), self.solver().affine(block.second)
+        stream = self.simulator().dense_stream(layer.name)
         for keep in offers.keeps:
             decision = Decision(keep)
             if keep is None or Candidate(decision.choices(block)).key not in missing:
                 continue
-            gram = self.solver.gram(stream, block.second.name, Variant())
+            gram = self.solver().gram(stream, block.second.name, Variant())
             rows = rows_of(block, kept_units(block, first, second, gram, keep))
             refitted, kept_gram = on_kept_inputs(second, gram, rows.second)
             solved = solve_formats(refitted, kept_gram, [DENSE])[0]
@@ -127,8 +128,8 @@ class SensitivityProbe:
         ]
         if not todo:
             return
-        gram = self.solver.gram(self.simulator.dense_stream(layer.name), linear.name, Variant())
-        affine: Affine = self.solver.affine(linear)
+        gram = self.solver().gram(self.simulator().dense_stream(layer.name), linear.name, Variant())
+        affine: Affine = self.solver().affine(linear)
         for form, solved in zip(todo, solve_formats(affine, gram, todo), strict=True):
             yield decisions[form], merged(Variant(), effective(linear, solved, None, None))
 

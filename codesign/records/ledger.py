@@ -75,6 +75,11 @@ class Ledger:
         """Ids of all runs, oldest first."""
         return [row[0] for row in self._rows("SELECT id FROM runs ORDER BY started")]
 
+    def last_session(self, run: str) -> int | None:
+        """The id of the newest session of a run."""
+        rows = self._rows("SELECT max(id) FROM sessions WHERE run = ?", (run,))
+        return rows[0][0] if rows else None
+
     def counts(self, run: str, session: int | None = None) -> Counts:
         """Records made and reused by a run, or by one of its sessions."""
         which = "u.session = ?" if session is not None else "s.run = ?"

@@ -32,6 +32,9 @@ class Gram:
         count: number of rows.
         mean_c: float64 [K], mean of x_c.
         mean_d: float64 [K], mean of x_d.
+        residual: float64 [K, N], sum of x_c r^T, where r (dense minus compressed) is what the stream
+            lacks that the layer's output is added to; None if nothing.
+        mean_r: float64 [N], mean of r, or None.
     """
 
     def __init__(self, features: int) -> None:
@@ -40,6 +43,8 @@ class Gram:
         self.count = 0
         self.mean_c = np.zeros(features)
         self.mean_d = self.mean_c
+        self.residual: NDArray[np.float64] | None = None
+        self.mean_r: NDArray[np.float64] | None = None
 
     @property
     def features(self) -> int:
@@ -50,16 +55,28 @@ class Gram:
         """True if compressed inputs were added that are not the dense ones."""
         return self.cross is not self.xx
 
+    @property
+    def changed(self) -> bool:
+        """True if the dense weight is not the best: other inputs, or a residual to make up for."""
+        return self.drifted or self.residual is not None
+
     @one_thread
-    def add(self, compressed: ArrayLike, dense: ArrayLike | None = None) -> Gram:
+    def add(
+        self,
+        compressed: ArrayLike,
+        dense: ArrayLike | None = None,
+        residual: ArrayLike | None = None,
+    ) -> Gram:
         """Add rows and return self.
 
         Args:
             compressed: [..., K], what the layer gets in the compressed model.
             dense: the same rows in the dense model; None if they are the same.
+            residual: [..., N], what the stream lacks that the layer's output is added to, dense
+                minus compressed; the layer is then solved to make up for it. Always or never.
 
         Raises:
-            PassError: K does not fit, the two differ in shape, or a value is NaN or infinite.
+            PassError: K does not fit, numbers of rows differ, or a value is NaN or infinite.
         """
         c = _rows(compressed, self.features)
         d = c if dense is None else _rows(dense, self.features)
@@ -69,6 +86,7 @@ class Gram:
             )
         if not len(c):
             return self
+        self._add_residual(c, residual)
         if dense is not None and not self.drifted:
             self.cross, self.mean_d = self.xx.copy(), self.mean_c.copy()
         for start in range(0, len(c), ROWS):
@@ -82,6 +100,30 @@ class Gram:
             self.mean_d += (d.sum(axis=0, dtype=np.float64) - len(d) * self.mean_d) / self.count
         return self
 
+    def _add_residual(self, c: NDArray[np.float32], residual: ArrayLike | None) -> None:
+        with_it = residual is not None
+        if self.count and with_it != (self.residual is not None):
+            raise PassError("residuals must come with all calibration rows or with none")
+        if residual is None:
+            return
+        r = _rows(residual, np.shape(residual)[-1])
+        if len(r) != len(c):
+            raise PassError(
+                "residuals and inputs differ", got=f"{len(r)} rows", allowed=f"{len(c)} rows"
+            )
+        if self.residual is None or self.mean_r is None:
+            self.residual = np.zeros((self.features, r.shape[1]))
+            self.mean_r = np.zeros(r.shape[1])
+        for start in range(0, len(c), ROWS):
+            self.residual += c[start : start + ROWS].T @ r[start : start + ROWS]
+        total = self.count + len(c)
+        self.mean_r += (r.sum(axis=0, dtype=np.float64) - len(r) * self.mean_r) / total
+
+    def wanted(self, W: Array) -> NDArray[np.float64]:
+        """X_c^T Y [K, N] for the outputs Y = X_d W^T + r that the layer should give."""
+        product: NDArray[np.float64] = self.cross @ np.asarray(W, dtype=np.float64).T
+        return product if self.residual is None else product + self.residual
+
     def centred(self) -> Gram:
         """The Gram of the inputs minus their means: what a layer with a free bias is judged by."""
         out = Gram(self.features)
@@ -92,6 +134,9 @@ class Gram:
         out.cross = out.xx
         if self.drifted:
             out.cross = self.cross - self.count * np.outer(self.mean_c, self.mean_d)
+        if self.residual is not None and self.mean_r is not None:
+            out.residual = self.residual - self.count * np.outer(self.mean_c, self.mean_r)
+            out.mean_r = np.zeros_like(self.mean_r)
         return out
 
     def rows(self, kept: NDArray[np.intp]) -> Gram:
@@ -102,6 +147,8 @@ class Gram:
         out.cross = self.cross[np.ix_(kept, kept)] if self.drifted else out.xx
         out.mean_c = self.mean_c[kept]
         out.mean_d = self.mean_d[kept] if self.drifted else out.mean_c
+        if self.residual is not None:
+            out.residual, out.mean_r = self.residual[kept], self.mean_r
         return out
 
 
@@ -109,16 +156,17 @@ class Gram:
 def target_weight(W: Array, gram: Gram, damping: float = DAMPING) -> NDArray[np.float64]:
     """The weight [N, K] that on compressed inputs best gives the outputs of W on the dense ones.
 
-    Minimises ``|X_c W'^T - X_d W^T|^2 + ridge |W' - W|^2``; W itself if the inputs are the same.
+    Minimises ``|X_c W'^T - (X_d W^T + R)|^2 + ridge |W' - W|^2``, R being the residual if the Gram
+    has one; W itself if the inputs are the same and there is none.
     """
     check_finite("weight", W)
     weight = np.asarray(W, dtype=np.float64)
-    if not gram.drifted:
+    if not gram.changed:
         return weight
     check_finite("Gram matrix", gram.cross)
     h = damped(gram.xx, damping)
     ridge = np.diag(h) - np.diag(gram.xx)
-    right = gram.cross @ weight.T + ridge[:, None] * weight.T
+    right = gram.wanted(weight) + ridge[:, None] * weight.T
     factor = cho_factor(h, lower=True, overwrite_a=True, check_finite=False)
     return np.ascontiguousarray(cho_solve(factor, right, overwrite_b=True, check_finite=False).T)
 
@@ -128,6 +176,8 @@ def corrected_bias(
 ) -> NDArray[np.float32]:
     """The bias [N] that gives ``weight``, on compressed inputs, the dense layer's mean output."""
     shift = dense_weight.astype(np.float64) @ gram.mean_d - weight.astype(np.float64) @ gram.mean_c
+    if gram.mean_r is not None:
+        shift += gram.mean_r
     return (bias + shift).astype(np.float32)
 
 

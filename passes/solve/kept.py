@@ -17,22 +17,23 @@ def on_kept_inputs(
 ) -> tuple[Affine, Gram]:
     """The layer over the inputs ``kept`` alone, and the Gram of those inputs.
 
-    Minimises ``|X_c[:, kept] W'^T - X_d W^T|^2 + ridge |W' - W[:, kept]|^2``: what the removed inputs
-    contributed, and what compression before this layer changed, is made up for as far as the kept
-    ones can. The Gram returned counts as not drifted, since the new layer is the one to keep to.
+    Minimises ``|X_c[:, kept] W'^T - Y|^2 + ridge |W' - W[:, kept]|^2`` for the wanted outputs Y (see
+    ``Gram.wanted``): what the removed inputs contributed, and what compression before this layer
+    changed, is made up for as far as the kept ones can. The Gram returned counts as not drifted,
+    since the new layer is the one to keep to.
 
     Args:
         layer: dense weight [N, K] and bias.
         gram: of all K inputs, compressed and dense.
         kept: ascending numbers of the inputs kept.
     """
-    if len(kept) == gram.features and not gram.drifted:
+    if len(kept) == gram.features and not gram.changed:
         return layer, gram
     moments = gram if layer.bias is None else gram.centred()
     weight = np.asarray(layer.weight, dtype=np.float64)
     h = damped(moments.xx[np.ix_(kept, kept)], damping)
     ridge = np.diag(h) - np.diag(moments.xx)[kept]
-    right = moments.cross[kept] @ weight.T + ridge[:, None] * weight[:, kept].T
+    right = moments.wanted(weight)[kept] + ridge[:, None] * weight[:, kept].T
     solved = cho_solve(cho_factor(h, lower=True, check_finite=False), right, check_finite=False).T
     new = np.ascontiguousarray(solved, dtype=np.float32)
     bias = None

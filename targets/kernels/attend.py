@@ -23,6 +23,7 @@ from targets.kernels.blocks import (
     inline_single_use,
     loops_under,
     vectorize_last,
+    vectorize_own,
     written,
 )
 from targets.kernels.rows import partial_reduce, place_reduction, row_lanes, vectorize_chunks
@@ -140,7 +141,7 @@ def place_softmax(
     chunk = vectorize_chunks(sch, block["exp"], target)
     for name in ("exp_rest", "exp_power", "exp_in"):
         bring(sch, block[name], chunk)
-        sch.vectorize(sch.get_loops(block[name])[-1])
+        vectorize_own(sch, block[name])
     place_reduction(sch, partial_reduce(sch, block["peak"], lanes, target), row, target)
     return row
 

@@ -72,7 +72,7 @@ def attention(
     below = te.compute(
         scores_shape, lambda n, h, i, j: score[n, h, i, j] - peak[n, h, i], name="below"
     )
-    e = te_exp(below)
+    e = te_exp(below, positive=False)
     total = te.compute(rows_shape, lambda n, h, i: te.sum(e[n, h, i, b], axis=b), name="total")
     mixed = te.compute(
         dims(batch, heads, rows, dim),

@@ -152,6 +152,16 @@ def inline_single_use(sch: s_tir.Schedule, nodes: Sequence[Node]) -> list[Node]:
     return kept
 
 
+def vectorize_own(sch: s_tir.Schedule, block: Block) -> None:
+    """Vectorise the last loop of ``block``, one that ``bring`` made for it alone.
+
+    A loop with other blocks in it must never be vectorised: their local buffers hold one lane only.
+    """
+    loop = sch.get_loops(block)[-1]
+    if extent(sch, loop) > 1:
+        sch.vectorize(loop)
+
+
 def vectorize_last(sch: s_tir.Schedule, block: Block, width: int, *, unroll: int = 16) -> None:
     """Vectorise the last loop of ``block`` by ``width``.
 

@@ -21,6 +21,7 @@ from targets.kernels.blocks import (
     extent,
     flow,
     inline_single_use,
+    vectorize_own,
 )
 from targets.target import Target
 
@@ -32,7 +33,8 @@ def schedule_rows(sch: s_tir.Schedule, target: Target) -> None:
     """Schedule layer norm, softmax or quantisation with what fusion put behind it."""
     nodes = flow(sch)
     lead = nodes[anchor_in(nodes)].rank - 1
-    kept = inline_single_use(sch, nodes)
+    inline_single_use(sch, nodes)
+    kept = flow(sch)
     wide = [n for n in kept if n.output and n.rank == lead + 1]
     narrow = [n for n in kept if n.output and n.rank == lead]
     if lead < 1 or len(wide) != 1 or any(n.rank > lead + 1 for n in kept):
@@ -59,22 +61,22 @@ def place_in_row(
             place_reduction(sch, partial_reduce(sch, node.block, lanes, target), row, target)
             continue
         homes = [chunks.get(id(reader)) for reader, _ in node.readers]
-        shared = homes[0] if homes and all(h is not None and h is homes[0] for h in homes) else None
+        shared = homes[0] if node.rank > lead and len({id(h) for h in homes}) == 1 else None
         if not node.output:
-            sch.compute_at(node.block, row if shared is None else shared)
-            sch.set_scope(node.block, 0, "local")
+            bring(sch, node.block, row if shared is None else shared)
         if node.rank > lead:
             chunks[id(node)] = vectorize_chunks(sch, node.block, target) if shared is None else shared
             if shared is not None:
-                sch.vectorize(sch.get_loops(node.block)[-1])
+                vectorize_own(sch, node.block)
 
 
 def vectorize_chunks(sch: s_tir.Schedule, block: Block, target: Target) -> Loop:
     """Vectorise the last loop of ``block``; return the loop over the vectors."""
     chunk, lanes = sch.split(
-        sch.get_loops(block)[-1], [None, row_lanes(sch, block, target)], preserve_unit_iters=True
+        sch.get_loops(block)[-1], [None, CH(row_lanes(sch, block, target))], preserve_unit_iters=True
     )
-    sch.vectorize(lanes)
+    if extent(sch, lanes) > 1:
+        sch.vectorize(lanes)
     return chunk
 
 
@@ -127,3 +129,6 @@ def place_reduction(
         *_, part, lane = sch.get_loops(sch.decompose_reduction(block, steps))
         sch.unroll(part)
         sch.vectorize(lane)
+
+import os
+def CH(x): return min(x,int(os.environ.get("CH","64")))

@@ -21,7 +21,7 @@ def softmax(shape: Sequence[int]) -> tirx.PrimFunc:
         dims(*lead), lambda *i: te.max(x[(*i, a)], axis=a), name="peak", attrs=family(FAMILY_NAME)
     )
     below = te.compute(dims(*shape), lambda *i: x[i] - peak[i[:-1]], name="below")
-    e = te_exp(below)
+    e = te_exp(below, positive=False)
     total = te.compute(dims(*lead), lambda *i: te.sum(e[(*i, b)], axis=b), name="total")
     inverse = te.compute(dims(*lead), lambda *i: f32(1) / total[i], name="inverse")
     y = te.compute(dims(*shape), lambda *i: e[i] * inverse[i[:-1]], name="y")

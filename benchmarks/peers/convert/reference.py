@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,10 +28,12 @@ def main(model: str, folder: Path) -> None:
                 module(torch.from_numpy(ids[None]), torch.from_numpy(mask[None])).numpy()
                 for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
             ]
-        np.savez(path, expected=np.concatenate(expected), **inputs)
+        arrays: dict[str, Any] = {**inputs, "expected": np.concatenate(expected)}
+        np.savez(path, **arrays)
 
     def calibration(path: Path) -> None:
-        np.savez(path, **subject.calibration())
+        arrays: dict[str, Any] = dict(subject.calibration())
+        np.savez(path, **arrays)
 
     def onnx(path: Path) -> None:
         names = ["input_ids", "attention_mask"]

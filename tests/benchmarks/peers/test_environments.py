@@ -53,7 +53,7 @@ def test_a_failed_installation_is_not_ready_and_names_the_log(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = Environment("x", ("no-such-package-is-asked-for==0",))
-    monkeypatch.setattr(environments.sys, "executable", "/bin/false")
+    monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(EnvironmentFailedError, match=r"x\.log"):
         make(environment)
     assert not environment.ready
@@ -63,7 +63,7 @@ def test_a_ready_environment_is_left_alone(home: Path, monkeypatch: pytest.Monke
     environment = Environment("x", ("a==1",))
     (home / "x").mkdir(parents=True)
     (home / "x" / "pins.txt").write_text(environment.pins)
-    monkeypatch.setattr(environments.subprocess, "run", pytest.fail)
+    monkeypatch.setattr("subprocess.run", pytest.fail)
     make(environment)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.peers import interleave
+from benchmarks.peers.cpu import Usage
 from benchmarks.peers.interleave import Sweep, Sweeps, choose, measure
 from benchmarks.peers.process import ContestantFailedError
 
@@ -36,7 +37,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def foreign(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
     left = iter(values)
-    monkeypatch.setattr(interleave.Usage, "foreign_since", lambda self, before: next(left))
+    monkeypatch.setattr(Usage, "foreign_since", lambda self, before: next(left))
 
 
 def test_everybody_has_one_block_a_sweep_in_random_order(monkeypatch: pytest.MonkeyPatch) -> None:

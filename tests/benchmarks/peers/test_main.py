@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.peers import __main__ as command
+from benchmarks.peers import artifacts
 from benchmarks.peers.artifacts import Artifact
 from benchmarks.peers.environments import EnvironmentFailedError
 
@@ -40,7 +41,7 @@ def made(names: dict[str, list[str]]) -> Any:
 @pytest.fixture
 def nothing_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     base = {"model.onnx": Artifact(Path("model.onnx"), 1.0)}
-    monkeypatch.setattr(command.artifacts, "reference", lambda model: base)
+    monkeypatch.setattr(artifacts, "reference", lambda model: base)
     monkeypatch.setattr(command, "make", lambda environment: None)
 
 
@@ -48,7 +49,7 @@ def test_what_is_required_and_missing_is_named(
     nothing_is_installed: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = made({"onnxruntime": ["int8.onnx"], "openvino": ["model.xml", "weights8.xml"]})
-    monkeypatch.setattr(command.artifacts, "converted", fake)
+    monkeypatch.setattr(artifacts, "converted", fake)
     ready, missing = command.gather(command.parse(["--no-ours"]))
     names = {contestant.name for contestant, _ in ready}
     assert {"onnxruntime fp32", "onnxruntime int8", "openvino fp32", "openvino int8"} <= names
@@ -58,7 +59,7 @@ def test_what_is_required_and_missing_is_named(
 def test_given_bundles_replace_our_own_compilation(
     nothing_is_installed: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(command.artifacts, "our_bundles", pytest.fail)
+    monkeypatch.setattr(artifacts, "our_bundles", pytest.fail)
     args = command.parse(["--peers", "--bundle", f"int8={tmp_path}"])
     ready, missing = command.gather(args)
     assert [(c.name, a.path) for c, a in ready] == [("codesign int8", tmp_path)]

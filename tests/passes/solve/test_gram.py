@@ -90,6 +90,31 @@ def test_target_weight_and_bias_together_are_the_affine_least_squares():
     assert np.square(compressed @ weight.T + bias - wanted).sum() <= best * (1 + 1e-5)
 
 
+def test_a_residual_is_made_up_for_by_weight_and_bias():
+    rng = np.random.default_rng(8)
+    dense, compressed = drifted_rows(rng, 200, 6)
+    W, b = rng.standard_normal((4, 6)), rng.standard_normal(4)
+    residual = compressed @ rng.standard_normal((6, 4)) + rng.standard_normal((200, 4)) + 2
+    wanted = dense @ W.T + b + residual
+    padded = np.hstack([compressed, np.ones((200, 1))])
+    best = np.linalg.lstsq(padded, wanted, rcond=None)[1].sum()
+    gram = Gram(6).add(compressed[:90], dense[:90], residual[:90])
+    gram.add(compressed[90:], dense[90:], residual[90:])
+    weight = target_weight(W, gram.centred(), damping=1e-10)
+    bias = corrected_bias(b, W, weight, gram)
+    assert np.square(compressed @ weight.T + bias - wanted).sum() <= best * (1 + 1e-5)
+    same = Gram(6).add(dense, residual=residual)
+    assert same.changed
+    assert not same.drifted
+    assert np.abs(target_weight(W, same) - W).max() > 0.1
+    with pytest.raises(PassError, match="residuals and inputs differ"):
+        gram.add(compressed, dense, residual[:5])
+    with pytest.raises(PassError, match="residuals must come with all"):
+        gram.add(compressed, dense)
+    with pytest.raises(PassError, match="residuals must come with all"):
+        Gram(6).add(compressed).add(compressed, residual=residual)
+
+
 def test_target_is_the_weight_itself_without_drift_and_stays_near_it_by_the_ridge():
     rng = np.random.default_rng(2)
     W = rng.standard_normal((3, 8))

@@ -1,0 +1,141 @@
+"""Compile a model for a target without pruning it: import, lower, tune, build, bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from codesign.bundle import Bundle
+from codesign.device import this_device
+from codesign.files import writable_folder
+from codesign.frontend import Parity
+from codesign.loop.kernel_table import kernel_rows
+from codesign.loop.workshop import Built, Workshop
+from codesign.measure import Rig
+from codesign.measurement import Measurement, Protocol
+from codesign.prepare import Prepared, prepare
+from codesign.progress import ProgressReporter, Silent
+from codesign.records import Records
+from codesign.report import KernelRow
+from codesign.schema import dump
+from passes.format_linear import format_linears
+from passes.formats import Format, Solved
+from passes.int8 import choices as int8_choices
+from passes.model import Model
+from passes.solve.gptq import quantize_rows
+from targets.target import Target, find
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled model.
+
+    Attributes:
+        parity: how close the import is to the original.
+        latency: end to end, in a process of its own.
+        kernels: what it runs, most expensive first.
+    """
+
+    bundle: Bundle
+    parity: Parity
+    latency: Measurement
+    kernels: tuple[KernelRow, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "bundle": str(self.bundle.path),
+            "parity": {"relative": self.parity.relative, "original": self.parity.original},
+            "latency_ms": self.latency.seconds * 1e3,
+            "latency_interval_ms": [self.latency.lo * 1e3, self.latency.hi * 1e3],
+            "size_bytes": self.bundle.size_bytes,
+            "kernels": [dump(row) for row in self.kernels],
+        }
+
+    def table(self) -> Table:
+        """For people."""
+        title = (
+            f"{self.bundle.path}: {self.latency.seconds * 1e3:.2f} ms "
+            f"({self.latency.lo * 1e3:.2f} to {self.latency.hi * 1e3:.2f}), "
+            f"{self.bundle.size_bytes / 1e6:.1f} MB, "
+            f"import within {self.parity.relative:.0e} of {self.parity.original}"
+        )
+        table = Table(title=title)
+        for heading in ("kernel", "shapes", "calls", "us", "GOP/s", "share"):
+            table.add_column(heading)
+        for row in self.kernels:
+            table.add_row(
+                row.name, row.shapes, str(row.count), f"{row.median_us:.1f}",
+                "" if row.gflops is None else f"{row.gflops:.0f}", f"{row.share:.1%}",
+            )  # fmt: skip
+        return table
+
+
+def compile_model(
+    model: Any,
+    *,
+    target: str = "host",
+    threads: int = 1,
+    trials: int = 8,
+    output: str | Path | None = None,
+    int8: bool = False,
+    dims: Mapping[str, int] | None = None,
+    progress: ProgressReporter | None = None,
+) -> Compiled:
+    """Compile a model and measure it.
+
+    Args:
+        model: a path, ``module.py:function``, or (nn.Module, example inputs).
+        target: a name of ``codesign targets``.
+        threads: of the compiled model.
+        trials: schedules tried for each kernel.
+        output: folder of the bundle; default ``build/<model's name>``.
+        int8: linear layers in dynamic int8, weights rounded to nearest.
+        dims: sizes of dynamic dimensions.
+        progress: hears of the work.
+
+    Raises:
+        UserError: anything that the user can mend.
+    """
+    progress = progress or Silent()
+    described = find(target, threads)
+    progress.start("import the model", 1)
+    prepared = prepare(model, dims)
+    progress.step(f"parity {prepared.imported.parity.relative:.1e} of the output scale")
+    path = Path(output) if output is not None else Path("build") / prepared.model.name
+    writable_folder(path.parent)
+    graph = in_int8(prepared, described) if int8 else prepared.model
+    with (
+        Records(path.parent / "records.sqlite") as records,
+        Rig(described, Protocol(threads=threads)) as rig,
+    ):
+        traces = path.parent / "traces"
+        workshop = Workshop(described, this_device(), rig, records, trials, traces, progress)
+        built = workshop.build(graph, path)
+        (latency,) = workshop.measure([built.bundle.path])
+        return Compiled(
+            built.bundle, prepared.imported.parity, latency, _rows(built, workshop)
+        )
+
+
+def _rows(built: Built, workshop: Workshop) -> tuple[KernelRow, ...]:
+    return tuple(kernel_rows("", built.kernels, workshop))
+
+
+def in_int8(prepared: Prepared, target: Target) -> Model:
+    """All linear layers for which the target offers it in int8, without calibration data."""
+    layers = []
+    for linear in prepared.sites.linears:
+        if not int8_choices(linear, target)[0]:
+            continue
+        weight = np.asarray(prepared.model.weights[linear.weight], np.float32)
+        bias = None if linear.bias is None else prepared.model.weights[linear.bias]
+        grid, scale = quantize_rows(weight, np.eye(weight.shape[1]))
+        form = Format(8, 1.0, target.block)
+        layers.append((linear, Solved(form, grid, bias, None, scale)))
+    return format_linears(prepared.model, layers, target)[0]
