@@ -2,7 +2,7 @@
 
     import codesign
 
-    result = codesign.sweep(
+    result = codesign.sweep_model(
         (module, example_inputs), quality=score, calibration=batches, metric="accuracy"
     )
     for point in result.frontier.points:
@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any
 from codesign.versions import require, wrong
 
 if TYPE_CHECKING:
-    from codesign.api import sweep
-    from codesign.bench import bench_bundle as bench
+    from codesign.api import sweep_model
+    from codesign.bench import bench_bundle
     from codesign.bundle import Bundle, open_bundle
-    from codesign.compile import compile_model as compile
-    from codesign.doctor import examine as doctor
+    from codesign.compile import compile_model
+    from codesign.doctor import examine
     from codesign.errors import UserError
     from codesign.frontend import load
     from codesign.frontier import Frontier
-    from codesign.report import redraw as report
+    from codesign.report import redraw
     from codesign.runtime import Predictor, Runtime
 
 __all__ = [
@@ -38,30 +38,30 @@ __all__ = [
     "Predictor",
     "Runtime",
     "UserError",
-    "bench",
-    "compile",
-    "doctor",
+    "bench_bundle",
+    "compile_model",
+    "examine",
     "load",
     "open_bundle",
-    "report",
-    "sweep",
+    "redraw",
+    "sweep_model",
 ]
 
 _WITHOUT_TVM = {
-    "Bundle": ("codesign.bundle", "Bundle"),
-    "Frontier": ("codesign.frontier", "Frontier"),
-    "UserError": ("codesign.errors", "UserError"),
-    "doctor": ("codesign.doctor", "examine"),
-    "open_bundle": ("codesign.bundle", "open_bundle"),
-    "report": ("codesign.report", "redraw"),
+    "Bundle": "codesign.bundle",
+    "Frontier": "codesign.frontier",
+    "UserError": "codesign.errors",
+    "examine": "codesign.doctor",
+    "open_bundle": "codesign.bundle",
+    "redraw": "codesign.report",
 }
 _WITH_TVM = {
-    "Predictor": ("codesign.runtime", "Predictor"),
-    "Runtime": ("codesign.runtime", "Runtime"),
-    "bench": ("codesign.bench", "bench_bundle"),
-    "compile": ("codesign.compile", "compile_model"),
-    "load": ("codesign.frontend", "load"),
-    "sweep": ("codesign.api", "sweep"),
+    "Predictor": "codesign.runtime",
+    "Runtime": "codesign.runtime",
+    "bench_bundle": "codesign.bench",
+    "compile_model": "codesign.compile",
+    "load": "codesign.frontend",
+    "sweep_model": "codesign.api",
 }
 
 if wrong():
@@ -75,10 +75,10 @@ if wrong():
 def __getattr__(name: str) -> Any:
     if name in _WITH_TVM:
         require()
-    module, attribute = (_WITH_TVM | _WITHOUT_TVM).get(name, ("", ""))
-    if not module:
+    module = (_WITH_TVM | _WITHOUT_TVM).get(name)
+    if module is None:
         raise AttributeError(f"module 'codesign' has no attribute {name!r}")
-    return getattr(importlib.import_module(module), attribute)
+    return getattr(importlib.import_module(module), name)
 
 
 def __dir__() -> list[str]:

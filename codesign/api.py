@@ -15,7 +15,7 @@ from codesign.sweep import sweep_request
 from codesign.user_code import Arrays, Quality
 
 
-def sweep(
+def sweep_model(
     model: Any,
     *,
     quality: Quality,

@@ -40,7 +40,14 @@ class Benched:
         """For people."""
         m = self.measurement
         table = Table(title=str(self.bundle.path))
-        for heading in ("median ms", "95 % interval", "fastest", "slowest", "threads", "other load"):
+        for heading in (
+            "median ms",
+            "95 % interval",
+            "fastest",
+            "slowest",
+            "threads",
+            "other load",
+        ):
             table.add_column(heading, justify="right")
         table.add_row(
             f"{m.seconds * 1e3:.3f}", f"{m.lo * 1e3:.3f} to {m.hi * 1e3:.3f}",

@@ -32,7 +32,8 @@ err = Console(stderr=True)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
 TargetName = Annotated[
-    str, typer.Option("--target", "-t", help="A name from `codesign targets`; default: this machine.")
+    str,
+    typer.Option("--target", "-t", help="A name from `codesign targets`; default: this machine."),
 ]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads of the model.")]
 Dims = Annotated[
@@ -116,10 +117,14 @@ def compile(
 )
 def sweep(
     config: Annotated[Path, typer.Argument(help="The sweep's TOML file.")],
-    target: Annotated[str | None, typer.Option("--target", "-t", help="Overrides the file.")] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="Overrides the file.")
+    ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Overrides.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Overrides.")] = None,
-    max_latency_ms: Annotated[float | None, typer.Option(help="Goal: at most this latency.")] = None,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(help="Goal: at most this latency.")
+    ] = None,
     min_quality: Annotated[float | None, typer.Option(help="Goal: at least this quality.")] = None,
     max_loss: Annotated[
         float | None, typer.Option(help="Goal: at most this relative loss of quality (0.01 = 1 %).")
@@ -174,7 +179,9 @@ def bench(
 @app.command(epilog="Example: codesign run runs/demo/bundles/p03 --input x.npz -o y.npz")
 def run(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
-    inputs: Annotated[Path, typer.Option("--input", "-i", help="An .npz with one array per input.")],
+    inputs: Annotated[
+        Path, typer.Option("--input", "-i", help="An .npz with one array per input.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .npz to write.")],
     as_json: JsonFlag = False,
 ) -> None:
@@ -210,7 +217,7 @@ def records(
     run: Annotated[Path, typer.Argument(help="The folder of a sweep.")], as_json: JsonFlag = False
 ) -> None:
     """Count the measurements a run made and the ones it took from earlier runs."""
-    from codesign.history import run_counts, counts_table
+    from codesign.history import counts_table, run_counts
 
     counts = run_counts(run)
     if as_json:
@@ -258,5 +265,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(130)
     except Exception:
         traceback.print_exc()
-        err.print("this is an error of codesign; please report it with the lines above", style="red")
+        err.print(
+            "this is an error of codesign; please report it with the lines above", style="red"
+        )
         sys.exit(1)

@@ -118,9 +118,7 @@ def compile_model(
         workshop = Workshop(described, this_device(), rig, records, trials, traces, progress)
         built = workshop.build(graph, path)
         (latency,) = workshop.measure([built.bundle.path])
-        return Compiled(
-            built.bundle, prepared.imported.parity, latency, _rows(built, workshop)
-        )
+        return Compiled(built.bundle, prepared.imported.parity, latency, _rows(built, workshop))
 
 
 def _rows(built: Built, workshop: Workshop) -> tuple[KernelRow, ...]:
@@ -134,7 +132,9 @@ def in_int8(prepared: Prepared, target: Target) -> Model:
         if not int8_choices(linear, target)[0]:
             continue
         weight = np.asarray(prepared.model.weights[linear.weight], np.float32)
-        bias = None if linear.bias is None else prepared.model.weights[linear.bias]
+        bias = None
+        if linear.bias is not None:
+            bias = np.asarray(prepared.model.weights[linear.bias], np.float32)
         grid, scale = quantize_rows(weight, np.eye(weight.shape[1]))
         form = Format(8, 1.0, target.block)
         layers.append((linear, Solved(form, grid, bias, None, scale)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -177,3 +178,34 @@ def use_threads(threads: int) -> None:
             got=f"{count()} in this process",
             next=f"set TVM_NUM_THREADS={threads} before the process starts, or use a Predictor",
         )
+
+
+def run_files(bundle: Path, inputs: Path, output: Path) -> dict[str, list[int]]:
+    """Run a bundle on the arrays of an .npz file; write its outputs to another.
+
+    Returns:
+        the shape of each output by name.
+
+    Raises:
+        UserError: a file cannot be read or written, or the inputs do not fit.
+        RunError: the bundle crashed.
+    """
+    try:
+        with np.load(inputs, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+        raise UserError(
+            "the inputs cannot be read",
+            got=f"{inputs}: {error}",
+            allowed="an .npz file of numpy.savez with one array per input, without pickled objects",
+        ) from error
+    with Predictor(bundle) as predictor:
+        results = predictor.run(arrays)
+    try:
+        with open(output, "wb") as stream:
+            np.savez(stream, **results)  # type: ignore[arg-type]
+    except OSError as error:
+        raise UserError(
+            "cannot write the outputs", got=f"{output}: {error.strerror}", allowed="a writable path"
+        ) from error
+    return {name: list(array.shape) for name, array in results.items()}

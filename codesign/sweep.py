@@ -90,9 +90,7 @@ def sweep_request(
     with Records(records_path(config)) as records, Rig(target, protocol) as rig:
         records.start(run, " ".join(command), config.tables())
         traces = records.path.parent / "traces"
-        workshop = Workshop(
-            target, this_device(), rig, records, config.trials, traces, progress
-        )
+        workshop = Workshop(target, this_device(), rig, records, config.trials, traces, progress)
         result = _Sweep(request, prepared, samples, workshop, folder, started).run()
         records.finish(run)
     return result
@@ -143,9 +141,7 @@ class _Sweep:
         rounds.run()
         onnx = open_baseline(self.request.model, self.samples[0], config.threads, self.folder)
         try:
-            finals = run_finals(
-                judge, dense, rounds.judged, self.request.quality, onnx, progress
-            )
+            finals = run_finals(judge, dense, rounds.judged, self.request.quality, onnx, progress)
         finally:
             if isinstance(onnx, OnnxBaseline):
                 onnx.close()
@@ -177,9 +173,7 @@ class _Sweep:
         progress, sites = self.workshop.progress, self.prepared.sites
         progress.start("find what each layer offers", len(sites.layers))
         enabled = self.request.config.passes
-        return space_of(
-            self.prepared.model, sites, self.workshop.target, enabled, progress.step
-        )
+        return space_of(self.prepared.model, sites, self.workshop.target, enabled, progress.step)
 
     def _sensitivities(self, space: Space) -> Sensitivities:
         version, model = self.solver_version, self.prepared.hash

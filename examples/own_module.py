@@ -79,9 +79,9 @@ def quality(predict: Callable[[Arrays], Arrays]) -> dict[str, float]:
 
 def main() -> None:
     """Sweep for two minutes and print the frontier."""
-    from codesign import sweep
+    from codesign import sweep_model
 
-    result = sweep(
+    result = sweep_model(
         model=model(),
         quality=quality,
         calibration=calibration,

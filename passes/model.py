@@ -74,7 +74,9 @@ class Model:
                 got=f"{len(got)} parameters, first differences: {wrong}",
                 allowed=f"{len(expected)} (inputs, then weights, by name)",
             )
-        for param, (name, weight) in zip(params[len(self.inputs) :], self.weights.items(), strict=True):
+        for param, (name, weight) in zip(
+            params[len(self.inputs) :], self.weights.items(), strict=True
+        ):
             ty = param.ty
             shape, dtype = tuple(int(d) for d in ty.shape.values), str(ty.dtype)
             if shape != weight.shape or dtype != str(weight.dtype):

@@ -33,12 +33,14 @@ def onnx_of(model: Any, folder: Path) -> Path:
     """The model as an .onnx file: itself, or exported by PyTorch."""
     folder.mkdir(parents=True, exist_ok=True)
     if not isinstance(model, str | Path):
-        return _exported(*model, folder)
+        module, examples = model
+        return _exported(module, examples, folder)
     source = find_source(model)
     if source.kind == "onnx":
         return source.path
     if source.kind == "python":
-        return _exported(*call_function(source), folder)
+        module, examples = call_function(source)
+        return _exported(module, examples, folder)
     import torch
 
     return _exported(torch.export.load(source.path), None, folder)

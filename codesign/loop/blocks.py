@@ -98,7 +98,9 @@ def format_choices(site: str, form: Format) -> list[Choice]:
 
 def decision_of(candidate: Candidate, block: Block, target: Target) -> Decision:
     """What a candidate decides for a block."""
-    kept = [c.setting["keep"] for c in candidate if (c.site, c.pass_name) == (block.name, block.prune)]
+    kept = [
+        c.setting["keep"] for c in candidate if (c.site, c.pass_name) == (block.name, block.prune)
+    ]
     return Decision(
         keep=int(kept[0]) if kept else None,
         first=_format(candidate, block.first.name, target),

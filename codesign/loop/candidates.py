@@ -102,9 +102,7 @@ class Judge:
             return None
         kernels: Mapping[str, int] = extra["kernels"]
         unknown = [h for h in kernels if h not in self.workshop.tuned]
-        seconds = (
-            extra["kernel_seconds"] if unknown else self.workshop.kernel_seconds(kernels)
-        )
+        seconds = extra["kernel_seconds"] if unknown else self.workshop.kernel_seconds(kernels)
         return Built(bundle, kernels, float(seconds)), extra.get("output_error")
 
     def latency(self, candidate: Candidate, built: Built, dense: Path | None) -> Measurement:
@@ -162,9 +160,7 @@ class Judge:
             return known
         return self._store(candidate, dataset, self._scores(built, quality, step), error)
 
-    def _scores(
-        self, built: Built, quality: Quality, step: Callable[[], None]
-    ) -> dict[str, float]:
+    def _scores(self, built: Built, quality: Quality, step: Callable[[], None]) -> dict[str, float]:
         with Predictor(built.bundle) as predictor:
             scores = evaluate(quality, predictor.run, self.metric)
         step()

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.loop.blocks import DENSE, Block, Decision
-from codesign.simulate import Variant, Simulator, Stream
+from codesign.simulate import Simulator, Stream, Variant
 from passes.formats import Format, Solved
 from passes.model import Model
+from passes.sites import Attention, Linear
 from passes.solve.gram import Gram
 from passes.solve.kept import on_kept_inputs
 from passes.solve.site import Affine, solve_ffn, solve_heads, solve_linear
-from passes.sites import Attention, Linear
 
 Index = NDArray[np.intp]
 
@@ -63,7 +63,9 @@ class LayerSolver:
     simulator: Simulator
     grams: dict[tuple[str, int], Gram] = field(default_factory=dict)
 
-    def solve(self, stream: Stream, block: Block, decision: Decision, before: Variant) -> SolvedBlock:
+    def solve(
+        self, stream: Stream, block: Block, decision: Decision, before: Variant
+    ) -> SolvedBlock:
         """Solve a block of the segment that ``stream`` enters; ``before`` is done to it already."""
         first, second = self.affine(block.first), self.affine(block.second)
         change, units = before, None
@@ -101,8 +103,8 @@ class LayerSolver:
     def affine(self, linear: Linear) -> Affine:
         """The dense layer."""
         weights = self.model.weights
-        bias = None if linear.bias is None else weights[linear.bias]
-        return Affine(weights[linear.weight], bias)
+        bias = None if linear.bias is None else np.asarray(weights[linear.bias], np.float32)
+        return Affine(np.asarray(weights[linear.weight], np.float32), bias)
 
 
 def kept_units(block: Block, first: Affine, second: Affine, gram: Gram, keep: int) -> Index:

@@ -35,10 +35,14 @@ class OnnxBaseline:
 
     def __init__(self, onnx: Path, inputs: Arrays, threads: int, folder: Path) -> None:
         given = folder / "baseline_inputs.npz"
-        np.savez(given, **inputs)
+        np.savez(given, **dict(inputs))  # type: ignore[arg-type]
         command = [sys.executable, "-m", __name__, str(onnx), str(given), str(threads)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         hello = self._read()
         if "version" not in hello:
@@ -50,7 +54,7 @@ class OnnxBaseline:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{calls}\n")
         self._process.stdin.flush()
-        return float(self._read()["seconds"])
+        return float(str(self._read()["seconds"]))
 
     def close(self) -> None:
         """End the process."""

@@ -12,7 +12,6 @@ from typing import Any
 
 from rich.table import Table
 
-from codesign import report
 from codesign.candidate import Candidate
 from codesign.frontier import Baseline, Frontier, Point
 from codesign.loop.candidates import Judge
@@ -29,6 +28,7 @@ from codesign.report import (
     Refusal,
     ReportData,
     Veto,
+    write,
 )
 from codesign.schema import dump
 from codesign.versions import versions
@@ -76,13 +76,9 @@ def write_outcome(
     everyone = [finals.dense, *finals.others]
     order = front([(f.latency.seconds, f.quality.quality[metric]) for f in everyone])
     on_front = [everyone[i] for i in order]
-    points = tuple(
-        _point(f, f"p{i:02d}", judge, folder, rounds) for i, f in enumerate(on_front)
-    )
+    points = tuple(_point(f, f"p{i:02d}", judge, folder, rounds) for i, f in enumerate(on_front))
     behind = [f for f in everyone if f not in on_front]
-    others = tuple(
-        _point(f, f"d{i:02d}", judge, folder, rounds) for i, f in enumerate(behind)
-    )
+    others = tuple(_point(f, f"d{i:02d}", judge, folder, rounds) for i, f in enumerate(behind))
     frontier = Frontier(
         judge.prepared.model.name,
         judge.workshop.target.name,
@@ -96,9 +92,7 @@ def write_outcome(
     data = ReportData(
         frontier,
         metric,
-        labels={
-            p.name: Candidate(p.choices).label() for p in (*points, *others)
-        },
+        labels={p.name: Candidate(p.choices).label() for p in (*points, *others)},
         others=others,
         kernels=tuple(
             row
@@ -122,7 +116,7 @@ def write_outcome(
         minutes=(time.monotonic() - started) / 60,
         notes=tuple(notes(rounds, finals, on_front)),
     )
-    return SweepResult(folder, data, report.write(data, folder))
+    return SweepResult(folder, data, write(data, folder))
 
 
 def _point(final: Final, name: str, judge: Judge, folder: Path, rounds: Rounds) -> Point:
@@ -230,7 +224,9 @@ def _times(final: Final, finals: Finals) -> str:
     over_dense = f"{finals.dense.latency.seconds / final.latency.seconds:.2f}x over dense"
     if finals.onnx is None:
         return over_dense
-    return f"{over_dense}, {finals.onnx.seconds / final.latency.seconds:.2f}x over ONNX Runtime fp32"
+    return (
+        f"{over_dense}, {finals.onnx.seconds / final.latency.seconds:.2f}x over ONNX Runtime fp32"
+    )
 
 
 def frontier_table(data: ReportData) -> Table:
@@ -262,5 +258,3 @@ def frontier_table(data: ReportData) -> Table:
             f"{p.size_bytes / 1e6:.1f}", data.labels.get(p.name, ""),
         )  # fmt: skip
     return table
-
-

@@ -50,9 +50,7 @@ def rewrite_block(
     return format_linears(model, layers, target)[0]
 
 
-def _pruned(
-    model: Model, block: Block, units: Index, first: Solved, second: Solved
-) -> Model:
+def _pruned(model: Model, block: Block, units: Index, first: Solved, second: Solved) -> Model:
     rows = rows_of(block, units)
     wide_first = np.zeros((block.first.out_features, block.first.in_features), np.float32)
     wide_first[rows.first] = first.weight

@@ -10,7 +10,7 @@ from codesign.config import SweepConfig
 from codesign.latency import Calibration, Run, fit
 from codesign.loop.candidates import Judge, Judged
 from codesign.loop.request import Scorer
-from codesign.loop.workshop import BuildFailed
+from codesign.loop.workshop import BuildError
 from codesign.measurement import Measurement
 from codesign.progress import ProgressReporter
 from codesign.records.entries import Evaluation
@@ -88,7 +88,7 @@ class Rounds:
             candidate = self.tables.candidate(plan.picks)
             try:
                 made, error = self.judge.build(candidate)
-            except BuildFailed as failure:
+            except BuildError as failure:
                 self.failed[candidate.key] = str(failure)
                 continue
             latency = self.judge.latency(candidate, made, self.dense.built.bundle.path)
@@ -103,9 +103,7 @@ class Rounds:
         for (plan, candidate, made, _, latency, predicted), evaluation in zip(
             built, scores, strict=True
         ):
-            judged = Judged(
-                candidate, plan.picks, made, latency, evaluation, predicted, number
-            )
+            judged = Judged(candidate, plan.picks, made, latency, evaluation, predicted, number)
             self.judged.append(judged)
             self.progress.step(self._line(judged))
 
@@ -130,9 +128,7 @@ class Rounds:
     def as_run(self, judged: Judged) -> Run:
         """A candidate as the latency model sees it."""
         seconds = end_to_end(judged.latency, self.dense.latency)
-        return Run(
-            judged.candidate.key, judged.built.kernel_seconds, judged.built.calls, seconds
-        )
+        return Run(judged.candidate.key, judged.built.kernel_seconds, judged.built.calls, seconds)
 
     def loss(self, judged: Judged) -> float:
         """Relative loss of the metric against the dense model."""

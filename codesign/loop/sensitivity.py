@@ -122,9 +122,7 @@ class SensitivityProbe:
     ) -> Iterator[tuple[Decision, Variant]]:
         decisions = {f: Decision(first=f) if is_first else Decision(second=f) for f in forms}
         todo = [
-            f
-            for f in forms
-            if f != DENSE and Candidate(decisions[f].choices(block)).key in missing
+            f for f in forms if f != DENSE and Candidate(decisions[f].choices(block)).key in missing
         ]
         if not todo:
             return

@@ -9,7 +9,7 @@ from codesign.candidate import Candidate
 from codesign.loop.blocks import Decision, blocks_of, decision_of, dropped
 from codesign.loop.layer_solver import LayerSolver, SolvedBlock
 from codesign.loop.rewrite import rewrite_candidate
-from codesign.simulate import Variant, Simulator, Stream
+from codesign.simulate import Simulator, Stream, Variant
 from passes.model import Model
 from passes.sites import Layer, Sites
 from targets.target import Target

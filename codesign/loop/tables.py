@@ -63,7 +63,7 @@ def space_of(
         alone = layer_model(model, layer)
         untouched[layer.name] = counts = book.count(alone, target)
         blocks = blocks_of(layer)
-        for index, block in enumerate(blocks):
+        for block in blocks:
             offers[block.name] = offers_for(block, target, enabled)
         shape = (*sorted(counts.items()), *(_shape(offers[b.name]) for b in blocks))
         if shape not in same:
@@ -107,9 +107,7 @@ def _dense(group: Group) -> float:
     return group.options[0].seconds
 
 
-def _group(
-    block: Block, space: Space, sensitivities: Sensitivities, seconds: Seconds
-) -> Group:
+def _group(block: Block, space: Space, sensitivities: Sensitivities, seconds: Seconds) -> Group:
     kernels = space.kernels[block.name]
     own = seconds(kernels.untouched) / 2  # an offset that keeps options positive
     options = []
@@ -126,5 +124,3 @@ def _group(
             )
         )
     return Group(block.name, tuple(options))
-
-

@@ -25,7 +25,7 @@ from targets.errors import CodesignError
 from targets.target import Target
 
 
-class BuildFailed(CodesignError):
+class BuildError(CodesignError):
     """The compiler could not build a model; that is ours, or the machine's."""
 
     exit_code = 1
@@ -115,7 +115,7 @@ class Workshop:
         """Lower, tune, build and bundle a canonical or rewritten model.
 
         Raises:
-            BuildFailed: the worker could not build it.
+            BuildError: the worker could not build it.
             UserError: the bundle cannot be written.
         """
         lowered = lower(model, self.target)
@@ -125,7 +125,7 @@ class Workshop:
         library = self.rig.folder / f"{path.name}.so"
         result = build_model(self.rig.worker, module, self.target, library)
         if isinstance(result, Failure):
-            raise BuildFailed("the model could not be built", got=str(result)[-2000:])
+            raise BuildError("the model could not be built", got=str(result)[-2000:])
         counts = Counter({k.hash: k.count for k in found})
         contents = Contents(
             model.name,
@@ -149,5 +149,3 @@ class Workshop:
 
     def _scheduled(self, func: tirx.PrimFunc) -> tirx.PrimFunc:
         return self.tuned[kernel_hash(func)].func
-
-

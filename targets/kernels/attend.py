@@ -89,9 +89,8 @@ def schedule_attention(sch: s_tir.Schedule, target: Target, point: Attend) -> No
     sch.unroll(row)
     vectorize_last(sch, block["o"], gcd(dim, 2 * target.lanes))
     weigh_values(sch, block["mixed"], tile, target)
-    row = place_softmax(sch, block, group, target)
-    tile, row = sch.split(row, [None, point.rows])
-    score_keys(sch, block["score"], block["product"], tile, target)
+    place_softmax(sch, block, group, target)
+    score_keys(sch, block["score"], block["product"], group, point.rows, target)
     for name in ("values", "keys"):
         sch.compute_at(block[name], head)
     vectorize_last(sch, block["values"], gcd(dim, 2 * target.lanes))
@@ -129,32 +128,30 @@ def register_tile(
 
 def place_softmax(
     sch: s_tir.Schedule, block: dict[str, Block], group: Loop, target: Target
-) -> Loop:
-    """Exponentials of a group of rows of scores, with their largest and their sum.
-
-    Returns the loop over the rows.
-    """
+) -> None:
+    """Exponentials of a group of rows of scores, with their largest and their sum."""
     lanes = row_lanes(sch, block["total"], target)
     parts = partial_reduce(sch, block["total"], lanes, target)
     place_reduction(sch, parts, group, target)
-    (*_, row, _), _ = bring(sch, block["exp"], group)
+    (*_, row, _), _ = bring(sch, block["exp"], group, scope="global")
     chunk = vectorize_chunks(sch, block["exp"], target)
     for name in ("exp_rest", "exp_power", "exp_in"):
         bring(sch, block[name], chunk)
         vectorize_own(sch, block[name])
     place_reduction(sch, partial_reduce(sch, block["peak"], lanes, target), row, target)
-    return row
 
 
 def score_keys(
-    sch: s_tir.Schedule, score: Block, product: Block, tile: Loop, target: Target
+    sch: s_tir.Schedule, score: Block, product: Block, group: Loop, rows: int, target: Target
 ) -> None:
-    """The product of queries and keys for one tile of query rows, scaled, biased and masked."""
-    (*_, row, j), _ = bring(sch, score, tile)
+    """The products of queries and keys for a group of rows, scaled, biased and masked."""
+    (*_, row, j), _ = bring(sch, score, group, scope="global")
+    tile, row = sch.split(row, [None, rows])
     jo, ji = sch.split(j, [None, gcd(extent(sch, j), 2 * target.lanes)])
-    sch.reorder(jo, row, ji)
+    sch.reorder(tile, jo, row, ji)
+    inside = sch.fuse(tile, jo)
     sch.unroll(row)
     sch.vectorize(ji)
-    (*_, row, j), (d,) = bring(sch, product, jo)
+    (*_, row, j), (d,) = bring(sch, product, inside)
     sch.reorder(d, row, j)
     register_tile(sch, product, d, row, j)

@@ -95,14 +95,15 @@ def loops_under(sch: s_tir.Schedule, block: Block, loop: Loop) -> list[Loop]:
 
 
 def bring(
-    sch: s_tir.Schedule, block: Block, loop: Loop
+    sch: s_tir.Schedule, block: Block, loop: Loop, scope: str = "local"
 ) -> tuple[list[Loop], list[Loop]]:
-    """Compute ``block`` under ``loop`` into local memory: its loops (spatial, of reduction).
+    """Compute ``block`` under ``loop`` into ``scope``: its loops (spatial, of reduction).
 
-    There is one for each axis of the block, in the order of its axes, trivial ones included.
+    A ``local`` buffer becomes registers wherever LLVM can make it so, a ``global`` one is memory of
+    the workspace. There is one for each axis of the block, in the order of its axes, trivial ones included.
     """
     sch.compute_at(block, loop, preserve_unit_loops=True)
-    sch.set_scope(block, 0, "local")
+    sch.set_scope(block, 0, scope)
     spatial: list[Loop] = []
     reduction: list[Loop] = []
     axes = sch.get(block).iter_vars

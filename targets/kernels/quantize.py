@@ -18,10 +18,21 @@ SMALLEST_RANGE = 1e-30
 """A row whose values span less counts as spanning this: zero rows stay exact, nothing overflows."""
 
 
+STEPS = 254.0
+"""Steps between the smallest and the largest value of a row. One less than 255, so that no rounding
+of the zero point can take a code out of 0..255, and none needs a clamp."""
+
+ROOM = 0.75
+"""Codes of the smallest value lie in -0.25..0.75 before rounding, those of the largest below 254.75."""
+
+SHIFT = 2.0**23
+"""Added to a value below 2^23, it rounds it to a whole number (to even) in the lowest bits."""
+
+
 def quantize_rows(lead: Sequence[int], k: int) -> tirx.PrimFunc:
     """PrimFunc ``(x f32[*lead, k]) -> (q u8[*lead, 4 ceil(k/4)], scale f32[*lead], zero i32[*lead])``.
 
-    x is about ``(q - zero) * scale`` with ``scale = (max(x, 0) - min(x, 0)) / 255`` over the row.
+    x is about ``(q - zero) * scale`` with ``scale = (max(x, 0) - min(x, 0)) / 254`` over the row.
     """
     width = -(-k // GROUP) * GROUP
     x = te.placeholder(dims(*lead, k), "float32", name="x")
@@ -37,23 +48,20 @@ def quantize_rows(lead: Sequence[int], k: int) -> tirx.PrimFunc:
         ),
         name="span",
     )
-    inverse = te.compute(dims(*lead), lambda *i: f32(255) / span[i], name="inverse")
+    inverse = te.compute(dims(*lead), lambda *i: f32(STEPS) / span[i], name="inverse")
     offset = te.compute(
         dims(*lead),
-        lambda *i: tirx.floor(f32(0.5) - tirx.min(low[i], f32(0)) * inverse[i]),
+        lambda *i: tirx.floor(f32(ROOM) - tirx.min(low[i], f32(0)) * inverse[i]),
         name="offset",
     )
-    scale = te.compute(dims(*lead), lambda *i: span[i] * f32(1 / 255), name="scale")
+    scale = te.compute(dims(*lead), lambda *i: span[i] * f32(1 / STEPS), name="scale")
     zero = te.compute(dims(*lead), lambda *i: offset[i].astype("int32"), name="zero")
 
     def code(*index: tirx.Var) -> tirx.Expr:
         i, j = index[:-1], index[-1]
         value = x[index] if width == k else tirx.if_then_else(j < k, x[index], f32(0))
-        return (
-            tirx.min(value * inverse[i] + (offset[i] + f32(0.5)), f32(255))
-            .astype("int32")
-            .astype("uint8")
-        )
+        shifted = value * inverse[i] + (offset[i] + f32(SHIFT))
+        return tirx.reinterpret("int32", shifted).astype("uint8")
 
     q = te.compute(dims(*lead, width), code, name="q")
     return prim_func([x, q, scale, zero])
@@ -81,8 +89,7 @@ def quantize_reference(x: NDArray[np.float32]) -> Quantized:
     low = np.minimum(x.min(axis=-1), 0).astype(np.float32)
     high = np.maximum(x.max(axis=-1), 0).astype(np.float32)
     span = np.maximum(high - low, np.float32(SMALLEST_RANGE))
-    inverse = np.float32(255) / span
-    offset = np.floor(np.float32(0.5) - low * inverse)
-    shifted = x * inverse[..., None] + (offset + np.float32(0.5))[..., None]
-    q = np.minimum(shifted, np.float32(255)).astype(np.uint8)
-    return Quantized(q, span * np.float32(1 / 255), offset.astype(np.int32))
+    inverse = np.float32(STEPS) / span
+    offset = np.floor(np.float32(ROOM) - low * inverse)
+    q = np.rint(x * inverse[..., None] + offset[..., None]).astype(np.uint8)
+    return Quantized(q, span * np.float32(1 / STEPS), offset.astype(np.int32))

@@ -25,6 +25,9 @@ from targets.kernels.blocks import (
 )
 from targets.target import Target
 
+CHUNK = 2
+"""Vector registers that elementwise work on a row treats at once; LLVM interleaves the chunks."""
+
 ACCUMULATORS = 4
 """Vector registers that a reduction over a row adds into, so that it never waits for the last sum."""
 
@@ -73,7 +76,7 @@ def place_in_row(
 def vectorize_chunks(sch: s_tir.Schedule, block: Block, target: Target) -> Loop:
     """Vectorise the last loop of ``block``; return the loop over the vectors."""
     chunk, lanes = sch.split(
-        sch.get_loops(block)[-1], [None, CH(row_lanes(sch, block, target))], preserve_unit_iters=True
+        sch.get_loops(block)[-1], [None, gcd(row_lanes(sch, block, target), CHUNK * target.lanes)], preserve_unit_iters=True
     )
     if extent(sch, lanes) > 1:
         sch.vectorize(lanes)
@@ -129,6 +132,3 @@ def place_reduction(
         *_, part, lane = sch.get_loops(sch.decompose_reduction(block, steps))
         sch.unroll(part)
         sch.vectorize(lane)
-
-import os
-def CH(x): return min(x,int(os.environ.get("CH","64")))
