@@ -24,6 +24,7 @@ from benchmarks.peers.environments import (
 DEADLINE_S = 1800
 HERE = Path(__file__).parent
 SOURCES = (HERE / "models.py", ROOT / "examples" / "minilm_retrieval.py")
+WEIGHTS_BESIDE = (".xml", ".param")  # OpenVINO's and ncnn's graphs; their weights are in a .bin
 TRIALS = 16  # schedules that we try for each kernel
 
 
@@ -39,8 +40,10 @@ class Artifact:
         """All of it: a folder's files, or the file with the weights that lie beside it."""
         if self.path.is_dir():
             return sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file())
-        parts = {self.path, self.path.with_suffix(".bin")}
-        return sum(part.stat().st_size for part in parts if part.is_file())
+        parts = [self.path]
+        if self.path.suffix in WEIGHTS_BESIDE:
+            parts.append(self.path.with_suffix(".bin"))
+        return sum(part.stat().st_size for part in parts)
 
 
 def reference(model: str) -> dict[str, Artifact]:

@@ -17,7 +17,7 @@ from passes.sites import Layer, Linear
 from passes.solve.kept import on_kept_inputs
 from passes.solve.site import Affine, solve_formats
 
-SAMPLES = 48
+SAMPLES = 32
 """Calibration samples on which a single decision is judged."""
 
 

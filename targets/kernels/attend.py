@@ -58,12 +58,16 @@ def attends(func: tirx.PrimFunc, target: Target) -> list[Attend]:
     result = flow(sch)[-1]
     if result.rank != 3:
         return []
-    rows = extent(sch, sch.get_loops(result.block)[1])
-    most = min(rows, (target.registers - 4) // 2)
-    options = [r for r in ROW_OPTIONS if r <= most]
-    options.sort(key=lambda r: (-(-rows // r) * (r + 0.5), -r))
-    splits = SPLITS if target.threads > 1 else SPLITS[:1]
-    return [Attend(r, s) for s in splits for r in options[: 6 // len(splits)]]
+    length = extent(sch, sch.get_loops(result.block)[1])
+    most = max(1, min(length, (target.registers - 4) // 2, ROW_OPTIONS[-1]))
+    shapes = [
+        (rows, group)
+        for rows in (8, 6, 4, 12, 3, 2, 1)
+        for group in (4, 2, 8)
+        if rows <= most and rows * group <= ROW_SLACK and group in (1, *_groups(length, rows))
+    ]
+    splits = SPLITS[: 2 if target.threads > 1 else 1]
+    return [Attend(r, g, s) for r, g in shapes[:6] for s in splits][:8] or [Attend(1, 1)]
 
 
 def schedule_attention(sch: s_tir.Schedule, target: Target, point: Attend) -> None:
@@ -134,7 +138,7 @@ def place_softmax(
     parts = partial_reduce(sch, block["total"], lanes, target)
     place_reduction(sch, parts, group, target)
     (*_, row, _), _ = bring(sch, block["exp"], group, scope="global")
-    chunk = vectorize_chunks(sch, block["exp"], target)
+    chunk = vectorize_chunks(sch, block["exp"], 1, target)
     for name in ("exp_rest", "exp_power", "exp_in"):
         bring(sch, block[name], chunk)
         vectorize_own(sch, block[name])

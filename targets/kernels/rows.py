@@ -18,6 +18,7 @@ from targets.kernels.blocks import (
     Unsuited,
     anchor_in,
     bring,
+    decide,
     extent,
     flow,
     inline_single_use,
@@ -25,15 +26,18 @@ from targets.kernels.blocks import (
 )
 from targets.target import Target
 
-CHUNK = 2
-"""Vector registers that elementwise work on a row treats at once; LLVM interleaves the chunks."""
+CHUNKS = (1, 2, 4)
+"""Vector registers that elementwise work on a row may treat at once."""
 
 ACCUMULATORS = 4
 """Vector registers that a reduction over a row adds into, so that it never waits for the last sum."""
 
 
-def schedule_rows(sch: s_tir.Schedule, target: Target) -> None:
-    """Schedule layer norm, softmax or quantisation with what fusion put behind it."""
+def schedule_rows(sch: s_tir.Schedule, target: Target, chunk: int) -> None:
+    """Schedule layer norm, softmax or quantisation with what fusion put behind it.
+
+    ``chunk`` is one of CHUNKS.
+    """
     nodes = flow(sch)
     lead = nodes[anchor_in(nodes)].rank - 1
     inline_single_use(sch, nodes)
@@ -44,13 +48,13 @@ def schedule_rows(sch: s_tir.Schedule, target: Target) -> None:
         raise Unsuited("not a kernel over rows with one wide result")
     loops = [row_loop(sch, n.block, lead) for n in (*wide, *narrow)]
     row = sch.merge(*loops) if narrow else loops[0]
-    place_in_row(sch, kept, row, lead, target)
+    place_in_row(sch, kept, row, lead, target, chunk)
     if target.threads > 1:
         sch.parallel(row)
 
 
 def place_in_row(
-    sch: s_tir.Schedule, nodes: Sequence[Node], row: Loop, lead: int, target: Target
+    sch: s_tir.Schedule, nodes: Sequence[Node], row: Loop, lead: int, target: Target, chunk: int
 ) -> None:
     """Bring all blocks under the loop ``row`` and vectorise them.
 
@@ -68,19 +72,21 @@ def place_in_row(
         if not node.output:
             bring(sch, node.block, row if shared is None else shared)
         if node.rank > lead:
-            chunks[id(node)] = vectorize_chunks(sch, node.block, target) if shared is None else shared
-            if shared is not None:
+            if shared is None:
+                chunks[id(node)] = vectorize_chunks(sch, node.block, chunk, target)
+            else:
+                chunks[id(node)] = shared
                 vectorize_own(sch, node.block)
 
 
-def vectorize_chunks(sch: s_tir.Schedule, block: Block, target: Target) -> Loop:
-    """Vectorise the last loop of ``block``; return the loop over the vectors."""
-    chunk, lanes = sch.split(
-        sch.get_loops(block)[-1], [None, gcd(row_lanes(sch, block, target), CHUNK * target.lanes)], preserve_unit_iters=True
-    )
+def vectorize_chunks(sch: s_tir.Schedule, block: Block, chunk: int, target: Target) -> Loop:
+    """Vectorise the last loop of ``block`` by ``chunk`` registers; return the loop over the chunks."""
+    loop = sch.get_loops(block)[-1]
+    decide(sch, CHUNKS, chunk)
+    outer, lanes = sch.split(loop, [None, gcd(extent(sch, loop), chunk * target.lanes)])
     if extent(sch, lanes) > 1:
         sch.vectorize(lanes)
-    return chunk
+    return outer
 
 
 def row_loop(sch: s_tir.Schedule, block: Block, lead: int) -> Loop:

@@ -11,6 +11,8 @@ import tvm_ffi
 from tvm import s_tir, tirx
 
 from targets.kernels import (
+    attend,
+    attention,
     linear,
     linear_int8,
     linear_sparse,
@@ -47,7 +49,14 @@ def row_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
     yield partial(rows.schedule_rows, target=target)
 
 
+def attention_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """Tiles of query rows, and parts of a head for several threads."""
+    for point in attend.attends(func, target):
+        yield partial(attend.schedule_attention, target=target, point=point)
+
+
 _SPACES: dict[str, Space] = {
+    attention.FAMILY_NAME: attention_space,
     linear.FAMILY_NAME: partial(product_space, tile.tile_product),
     linear_sparse.FAMILY_NAME: partial(product_space, tile.tile_product),
     linear_int8.FAMILY_NAME: partial(product_space, tile.tile_product_int8),

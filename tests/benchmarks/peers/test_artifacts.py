@@ -13,12 +13,13 @@ from benchmarks.peers.environments import EnvironmentFailedError
 
 
 def test_size_counts_the_weights_beside_the_graph(tmp_path: Path) -> None:
-    for name, size in (("m.xml", 3), ("m.bin", 40), ("n.ncnn.param", 5), ("n.ncnn.bin", 60)):
+    files = {"m.xml": 3, "m.bin": 40, "m.onnx": 50, "n.ncnn.param": 5, "n.ncnn.bin": 60}
+    for name, size in files.items():
         (tmp_path / name).write_bytes(b"x" * size)
     (tmp_path / "bundle" / "deep").mkdir(parents=True)
     (tmp_path / "bundle" / "deep" / "w").write_bytes(b"x" * 7)
-    sizes = [Artifact(tmp_path / n, 0).size_bytes for n in ("m.xml", "n.ncnn.param", "bundle")]
-    assert sizes == [43, 65, 7]
+    names = ("m.xml", "n.ncnn.param", "m.onnx", "bundle")  # m.bin belongs to m.xml only
+    assert [Artifact(tmp_path / name, 0).size_bytes for name in names] == [43, 65, 50, 7]
 
 
 @pytest.fixture

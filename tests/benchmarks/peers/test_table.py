@@ -22,7 +22,7 @@ SWEEPS = Sweeps(
 
 
 def rows(model: str = "minilm") -> list[Row]:
-    artifact = Artifact(Path("/nowhere"), 3.0)
+    artifact = Artifact(Path(__file__), 3.0)
     return [row(model, 1, c, artifact, LOADED, ERROR, SWEEPS) for c in (SLOW, FAST, MINE)]
 
 

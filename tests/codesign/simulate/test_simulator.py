@@ -94,9 +94,7 @@ def test_changed_weights(net, simulator, samples, dense):
 def test_dropped_layers(net, simulator, samples, dense):
     expected = [net.reference(s, dropped=frozenset({0, 2})) for s in samples]
     gone = Variant(dropped=True)
-    stream = simulator.finish(
-        simulator.dense_stream("prefix"), {"layer0": gone, "layer2": gone}
-    )
+    stream = simulator.finish(simulator.dense_stream("prefix"), {"layer0": gone, "layer2": gone})
     for (got,), wanted in zip(simulator.outputs(stream), expected, strict=True):
         np.testing.assert_allclose(got, wanted, atol=2e-5)
     error = squared_error(net, samples, expected, dense)
@@ -126,6 +124,7 @@ def test_grams_are_products_of_what_the_layers_see(net, simulator, samples, site
     def rows(weights):
         found = []
         for sample in samples:
+
             def seen(layer, x, keep=sample["attention_mask"] != 0):
                 if layer == name:
                     found.append(x[keep])
