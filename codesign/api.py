@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
-from codesign.config import PASSES, Budget, Goal, SweepConfig
+from codesign.config import PASSES, Budget, Goal, SweepConfig, override
 from codesign.frozen import FrozenMap
 from codesign.loop.outcome import SweepResult
 from codesign.loop.request import Scorer, SweepRequest
@@ -65,8 +68,8 @@ def sweep_model(
     config = SweepConfig(
         str(name),
         target,
-        f"{Path('python.py')}:quality",
-        f"{Path('python.py')}:calibration",
+        "python.py:quality",
+        "python.py:calibration",
         Goal(metric, max_latency_ms, min_quality, max_loss),
         records=None if records is None else str(records),
         threads=threads,
@@ -76,6 +79,7 @@ def sweep_model(
         dims=FrozenMap(dims or {}),
         budget=Budget(minutes, measurements),
     )
+    config = replace(override(config), model=config.model)  # the checks of a sweep file
     scorer = Scorer(quality, _tag(quality, tag))
     steering = Scorer(search_quality, _tag(search_quality, tag)) if search_quality else scorer
     samples = calibration if callable(calibration) else (lambda: calibration)
@@ -89,7 +93,15 @@ def sweep_model(
 def _tag(function: Quality, tag: str) -> str:
     """Scores are kept under the function's own code, so that a changed function is asked again."""
     code = getattr(function, "__code__", None)
-    body = f"{code.co_code.hex()}{code.co_consts!r}" if code is not None else repr(function)
-    import hashlib
-
+    body = _text(code) if code is not None else type(function).__qualname__
     return f"{tag}:{hashlib.sha256(body.encode()).hexdigest()[:16]}"
+
+
+def _text(constant: object) -> str:
+    """A code object or one of its constants as text that is the same in every process."""
+    if isinstance(constant, CodeType):
+        parts = [constant.co_code.hex(), *constant.co_names, *map(_text, constant.co_consts)]
+        return f"({' '.join(parts)})"
+    if isinstance(constant, frozenset):
+        return f"{{{' '.join(sorted(map(_text, constant)))}}}"
+    return repr(constant)

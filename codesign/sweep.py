@@ -1,12 +1,13 @@
 """The loop: tables of measured latency and measured sensitivity, search, build, measure, learn, again.
 
 1. import         the model, its sites, the calibration samples
-2. space          what may be decided, and the kernels that each decision leads to
-3. tune           every such kernel once for this target and device
-4. sensitivity    what each single decision does to the outputs
-5. rounds         search, solve, build, measure, evaluate; the tables learn from what came out
-6. finals         held-out quality, and latency in lock-step with the baselines
-7. outcome        frontier.json, report.html, frontier.png, bundles
+2. dense          the uncompressed model, built, measured and evaluated
+3. space          what may be decided, and the kernels that each decision leads to
+4. tune           every such kernel once for this target and device
+5. sensitivity    what each single decision does to the outputs
+6. rounds         search, solve, build, measure, evaluate; the tables learn from what came out
+7. finals         held-out quality, and latency in lock-step with the baselines
+8. outcome        frontier.json, report.html, frontier.png, bundles
 
 Everything measured is in the records before it is used, so a run that is stopped goes on from there.
 """
@@ -26,7 +27,7 @@ from codesign.errors import UserError
 from codesign.files import writable_folder
 from codesign.frozen import digest
 from codesign.loop.baseline import open_baseline
-from codesign.loop.candidates import Judge, Judged, cores
+from codesign.loop.candidates import Judge, Judged
 from codesign.loop.finals import run_finals
 from codesign.loop.layer_solver import LayerSolver
 from codesign.loop.onnx_baseline import OnnxBaseline
@@ -36,6 +37,7 @@ from codesign.loop.rounds import Rounds
 from codesign.loop.sensitivity import Sensitivities, SensitivityProbe
 from codesign.loop.tables import Space, space_of, tables_of
 from codesign.loop.workshop import Workshop
+from codesign.machine import cores
 from codesign.measure import Rig
 from codesign.measurement import Protocol
 from codesign.prepare import Prepared, prepare
@@ -119,10 +121,6 @@ class _Sweep:
         deadline = math.inf
         if config.budget.minutes is not None:
             deadline = self.started + 60 * config.budget.minutes
-        space = self._space()
-        self.workshop.tune(space.book.known.values())
-        sensitivities = self._sensitivities(space)
-        tables = tables_of(space, sensitivities, self.workshop.kernel_seconds)
         judge = Judge(
             self.prepared,
             self.workshop,
@@ -132,9 +130,11 @@ class _Sweep:
             config.goal.metric,
             self.solver,
         )
-        progress.start("the uncompressed model", 1)
-        dense = self._dense(judge)
-        progress.step(f"{dense.latency.seconds * 1e3:.2f} ms")
+        dense = self._dense(judge)  # before the long work: the user's function may not work
+        space = self._space()
+        self.workshop.tune(space.book.known.values())
+        sensitivities = self._sensitivities(space)
+        tables = tables_of(space, sensitivities, self.workshop.kernel_seconds)
         rounds = Rounds(
             tables, judge, self.request.search_quality, config, deadline, progress, dense
         )
@@ -184,18 +184,19 @@ class _Sweep:
         probe = SensitivityProbe(self.simulator, self.solver, self.workshop.records, key)
         progress = self.workshop.progress
         progress.start("sensitivity of each decision", len(space.layers))
-        values: dict[str, float] = {}
-        for layer in space.layers:
-            values |= probe.layer(layer, dict(space.offers), space.droppable, progress.step)
-        return Sensitivities(values)
+        return Sensitivities(
+            probe.layers(space.layers, space.offers, space.droppable, progress.step)
+        )
 
     def _dense(self, judge: Judge) -> Judged:
         """The uncompressed model as a candidate like any other."""
         candidate = Candidate()
         built, _ = judge.build(candidate)
+        self.workshop.progress.start("the uncompressed model", 1)
         latency = judge.latency(candidate, built, None)
         if not latency.ok:
             raise RuntimeError(f"the uncompressed model does not run: {latency.error}")
         scorer = self.request.search_quality
         (score,) = judge.quality([(candidate, built, 0.0)], scorer.function, scorer.tag)
+        self.workshop.progress.step(f"{latency.seconds * 1e3:.2f} ms")
         return Judged(candidate, (), built, latency, score, math.nan, 0)

@@ -27,7 +27,6 @@ from codesign.metaschedule import TraceDatabase, WorkerBackend, WorkerBuilder, W
 from codesign.records.entries import MeasureKey, Trial
 from codesign.versions import versions
 from targets.kernels import spaces
-from targets.kernels.intrin import dot_product
 from targets.target import Target
 
 Space = Callable[[tirx.PrimFunc, Target], "list[Schedule]"]
@@ -116,7 +115,6 @@ def tune(
         raise ValueError("a kernel needs at least one trial")
     partition = digest([target_key(target), device, versions()])[:16]
     done: dict[str, Tuned] = {}
-    dot_product(target)  # traces name the intrinsic, so it must be registered before they are read
     with TraceDatabase(folder / partition) as database:
         tuner = _Tuner(target, device, rig, records, trials, space, database)
         tasks = []

@@ -18,6 +18,8 @@ from passes.model import TensorSpec
 Arrays = Mapping[str, NDArray[np.generic]]
 Predict = Callable[[Arrays], Arrays]
 Quality = Callable[[Predict], Mapping[str, float]]
+"""Scores a model by what its predict function returns. It is called for one model at a time; a
+function with the attribute ``concurrent = True`` may be called in several threads at once."""
 
 
 def load_function(reference: str) -> Callable[..., Any]:
@@ -38,6 +40,8 @@ def load_function(reference: str) -> Callable[..., Any]:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[key] = module
+        folder = str(path.parent)
+        sys.path.insert(0, folder)  # so that the file can import what lies beside it
         try:
             spec.loader.exec_module(module)
         except Exception as error:
@@ -47,6 +51,8 @@ def load_function(reference: str) -> Callable[..., Any]:
                 got=f"{type(error).__name__}: {error}",
                 next=f"try: python {path}",
             ) from error
+        finally:
+            sys.path.remove(folder)
     function = getattr(module, name, None)
     if not callable(function):
         public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
@@ -78,10 +84,16 @@ def calibration_samples(
 
 
 def _checked(number: int, sample: Arrays, inputs: tuple[TensorSpec, ...]) -> Arrays:
+    if not isinstance(sample, Mapping):
+        raise UserError(
+            f"calibration sample {number} is no dict of arrays",
+            got=repr(sample)[:200],
+            allowed=", ".join(s.name for s in inputs),
+        )
     if set(sample) != {s.name for s in inputs}:
         raise UserError(
             f"calibration sample {number} has wrong inputs",
-            got=", ".join(sorted(sample)),
+            got=", ".join(sorted(map(str, sample))),
             allowed=", ".join(s.name for s in inputs),
         )
     for spec in inputs:
@@ -93,7 +105,11 @@ def _checked(number: int, sample: Arrays, inputs: tuple[TensorSpec, ...]) -> Arr
                 allowed=str(list(spec.shape)),
             )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise UserError(f"calibration sample {number} holds NaN or infinity at {spec.name}")
+            raise UserError(
+                f"calibration sample {number} holds NaN or infinity at {spec.name}",
+                got=f"{np.count_nonzero(~np.isfinite(array))} of {array.size} values",
+                allowed="finite numbers",
+            )
     return {s.name: np.asarray(sample[s.name], dtype=s.dtype) for s in inputs}
 
 
@@ -137,6 +153,14 @@ def evaluate(quality: Quality, predict: Predict, metric: str) -> dict[str, float
             allowed="finite floats",
         )
     return scores
+
+
+def is_concurrent(quality: Quality) -> bool:
+    """Whether a quality function says that calls in several threads do not disturb each other.
+
+    It must say so itself: one that seeds a global generator, for example, gives wrong scores then.
+    """
+    return bool(getattr(quality, "concurrent", False))
 
 
 def _raised(what: str, error: Exception) -> UserError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,6 +55,8 @@ def _exported(module: Any, examples: Any, folder: Path) -> Path:
         return path
     args: tuple[Any, ...] = () if examples is None or isinstance(examples, Mapping) else examples
     kwargs = dict(examples) if isinstance(examples, Mapping) else None
+    for logger in ("torch.onnx", "onnxscript", "onnx_ir"):  # what they warn of concerns no user
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         torch.onnx.export(module, args, str(path), kwargs=kwargs, dynamo=True, verbose=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from codesign.bundle import open_bundle
@@ -15,12 +15,13 @@ from codesign.errors import UserError
 from codesign.loop.layer_solver import LayerSolver
 from codesign.loop.solver import solve_candidate
 from codesign.loop.workshop import Built, Workshop
+from codesign.machine import cores
 from codesign.measurement import Measurement
 from codesign.prepare import Prepared
 from codesign.records.entries import Evaluation, EvaluationKey, MeasureKey
 from codesign.runtime import Predictor
 from codesign.simulate import Simulator
-from codesign.user_code import Quality, evaluate
+from codesign.user_code import Quality, evaluate, is_concurrent
 
 
 @dataclass(frozen=True)
@@ -127,13 +128,13 @@ class Judge:
         dataset: str,
         step: Callable[[], None] = lambda: None,
     ) -> list[Evaluation]:
-        """Quality of candidates, as many at once as there are cores for.
+        """Quality of candidates; as many at once as there are cores for, if the function allows.
 
         Raises:
             UserError: the user's function raises or returns no usable scores.
         """
         threads = self.workshop.target.threads
-        at_once = max(1, (cores() // threads))
+        at_once = max(1, (cores() // threads)) if is_concurrent(quality) else 1
         if len(wanted) <= 1 or at_once == 1:
             return [self._quality(*w, quality, dataset, step) for w in wanted]
         known = [self.workshop.records.find_evaluation(self._key(c, dataset)) for c, _, _ in wanted]
@@ -175,23 +176,3 @@ class Judge:
 
     def _key(self, candidate: Candidate, dataset: str) -> EvaluationKey:
         return EvaluationKey(self.prepared.hash, candidate.key, dataset, self.solver_version)
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def with_ratio(measurement: Measurement, dense: float) -> Measurement:
-    """The latency as ratio to the dense model times its median: drift of the machine cancels."""
-    if not measurement.ok or measurement.ratio != measurement.ratio:
-        return measurement
-    scale = measurement.ratio * dense / measurement.seconds
-    return replace(
-        measurement,
-        seconds=measurement.seconds * scale,
-        lo=measurement.lo * scale,
-        hi=measurement.hi * scale,
-    )

@@ -64,9 +64,11 @@ def select(judged: Sequence[Judged], metric: str, most: int = MOST) -> list[Judg
     left, chosen = list(judged), list[Judged]()
     while left and len(chosen) < most:
         pairs = [(j.latency.ratio, j.evaluation.quality[metric]) for j in left]
-        best = [left[i] for i in front(pairs)]
-        chosen += best
-        left = [j for j in left if j not in best]
+        best = front(pairs)
+        if not best:  # what is left has no finite latency or quality
+            break
+        chosen += [left[i] for i in best]
+        left = [j for i, j in enumerate(left) if i not in best]
     return chosen[:most]
 
 

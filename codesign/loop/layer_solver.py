@@ -3,7 +3,7 @@
 The order within a layer is that of computation, so that each weight is fitted to inputs that all
 choices before it have already changed:
 
-1. which units of a block stay (heads, neurons), by the Gram of the second layer's inputs;
+1. which units of a block stay (heads, neurons), by the second layer's inputs in the dense model;
 2. the first layer in its format, rows of removed units gone;
 3. the second layer, refitted on the inputs kept, in its format.
 """
@@ -62,16 +62,16 @@ class LayerSolver:
     model: Model
     simulator: Simulator
     grams: dict[tuple[str, int], Gram] = field(default_factory=dict)
+    kept: dict[tuple[str, int], Index] = field(default_factory=dict)
 
     def solve(
         self, stream: Stream, block: Block, decision: Decision, before: Variant
     ) -> SolvedBlock:
         """Solve a block of the segment that ``stream`` enters; ``before`` is done to it already."""
-        first, second = self.affine(block.first), self.affine(block.second)
+        second = self.affine(block.second)
         change, units = before, None
         if decision.keep is not None and decision.keep < block.units:
-            gram = self.gram(stream, block.second.name, change)
-            units = kept_units(block, first, second, gram, decision.keep)
+            units = self.units(block, decision.keep)
         rows = rows_of(block, units)
         solved_first = self._first(stream, block, decision.first, rows.first, change)
         change = merged(change, effective(block.first, solved_first, rows.first, None))
@@ -90,6 +90,17 @@ class LayerSolver:
         if form == DENSE and stream.dense and change.is_nothing:
             return Solved(form, np.asarray(kept.weight, np.float32), kept.bias)
         return solve_linear(kept, self.gram(stream, block.first.name, change), form)
+
+    def units(self, block: Block, keep: int) -> Index:
+        """Which units stay, judged by the activations of the dense model: once for all candidates."""
+        if (block.name, keep) not in self.kept:
+            segment = self.simulator.segment_of(block.second.name)
+            gram = self.gram(
+                self.simulator.dense_stream(segment), block.second.name, Variant()
+            )
+            first, second = self.affine(block.first), self.affine(block.second)
+            self.kept[block.name, keep] = kept_units(block, first, second, gram, keep)
+        return self.kept[block.name, keep]
 
     def gram(self, stream: Stream, linear: str, change: Variant) -> Gram:
         """The Gram of a site; those of the untouched model are kept."""

@@ -65,7 +65,7 @@ class Rounds:
             plans = propose(
                 before,
                 self.correction(),
-                [j.picks for j in self.judged],
+                [self._untouched, *(j.picks for j in self.judged)],
                 k,
                 limits=self.limits(),
                 refused=set(self.failed),
@@ -75,6 +75,11 @@ class Rounds:
             self._round(plans, number)
             levels = [p.seconds for p in plans]
             self.changes += changes(before, self.corrected(), levels, number)
+
+    @property
+    def _untouched(self) -> tuple[int, ...]:
+        """Picks of the dense model, which is measured before the search."""
+        return (0,) * len(self.tables.groups)
 
     def _goes_on(self, most: int | None) -> bool:
         return time.monotonic() < self.deadline and (most is None or len(self.judged) < most)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
+from queue import SimpleQueue
+from threading import Event
+
+import numpy as np
+from numpy.typing import NDArray
 
 from codesign.candidate import Candidate, Choice
 from codesign.loop.blocks import DENSE, DROP, Block, Decision, blocks_of
-from codesign.loop.layer_solver import LayerSolver, effective, kept_units, merged, rows_of
+from codesign.loop.layer_solver import LayerSolver, effective, merged
 from codesign.loop.offers import Offers
+from codesign.machine import cores
 from codesign.records import Records
 from codesign.records.entries import SensitivityKey
 from codesign.simulate import Simulator, Variant
-from passes.formats import Format
-from passes.sites import Layer, Linear
-from passes.solve.kept import on_kept_inputs
-from passes.solve.site import Affine, solve_formats
+from passes.formats import Format, Solved
+from passes.sites import Attention, Layer, Linear
+from passes.solve.blas import one_thread
+from passes.solve.gram import Gram
+from passes.solve.site import Affine, solve_ffn_widths, solve_formats, solve_head_counts
 
 SAMPLES = 32
 """Calibration samples on which a single decision is judged."""
@@ -59,57 +68,106 @@ class SensitivityProbe:
     records: Records
     key: Callable[[Candidate], SensitivityKey]
 
-    def layer(
-        self, layer: Layer, offers: dict[str, Offers], droppable: bool, step: Callable[[], None]
+    def layers(
+        self,
+        layers: Sequence[Layer],
+        offers: Mapping[str, Offers],
+        droppable: bool,
+        step: Callable[[str], None],
     ) -> dict[str, float]:
-        """The sensitivities of all single decisions in a layer."""
+        """The sensitivities of all single decisions; layers are worked on side by side."""
         found: dict[str, float] = {}
-        wanted: list[Candidate] = [drop_candidate(layer)] if droppable else []
-        for block in blocks_of(layer):
-            wanted += [Candidate(d.choices(block)) for d in single(offers[block.name])]
-        missing = []
-        for candidate in wanted:
-            value = self.records.find_sensitivity(self.key(candidate))
-            if value is None:
-                missing.append(candidate.key)
+        missing: list[tuple[Layer, set[str]]] = []
+        for layer in layers:
+            wanted = [drop_candidate(layer)] if droppable else []
+            for block in blocks_of(layer):
+                wanted += [Candidate(d.choices(block)) for d in single(offers[block.name])]
+            values = {c.key: self.records.find_sensitivity(self.key(c)) for c in wanted}
+            found |= {key: value for key, value in values.items() if value is not None}
+            unknown = {key for key, value in values.items() if value is None}
+            if unknown:
+                missing.append((layer, unknown))
             else:
-                found[candidate.key] = value
+                step(layer.name)
         if missing:
-            for candidate, variant in self._variants(layer, offers, droppable, set(missing)):
-                value = self.simulator().sensitivity(layer.name, variant, SAMPLES)
-                self.records.add_sensitivity(self.key(candidate), value)
-                found[candidate.key] = value
-        step()
+            self.solver()  # made here, before threads ask for it at once
+            found |= self._measure(missing, offers, droppable, step)
+        return found
+
+    @one_thread
+    def _measure(
+        self,
+        missing: Sequence[tuple[Layer, set[str]]],
+        offers: Mapping[str, Offers],
+        droppable: bool,
+        step: Callable[[str], None],
+    ) -> dict[str, float]:
+        """Solve and simulate what is missing; each value is stored as soon as it is known."""
+        results: SimpleQueue[tuple[Candidate, float] | str] = SimpleQueue()
+        stop = Event()
+
+        def work(layer: Layer, unknown: set[str]) -> None:
+            try:
+                for candidate, variant in self._variants(layer, offers, droppable, unknown):
+                    if stop.is_set():
+                        return
+                    value = self.simulator().sensitivity(layer.name, variant, SAMPLES)
+                    results.put((candidate, value))
+            finally:
+                results.put(layer.name)
+
+        found: dict[str, float] = {}
+        with ThreadPoolExecutor(cores()) as pool:
+            jobs = [pool.submit(work, *job) for job in missing]
+            try:
+                done = 0
+                while done < len(missing):
+                    result = results.get()
+                    if isinstance(result, str):
+                        done += 1
+                        step(result)
+                        continue
+                    candidate, value = result
+                    self.records.add_sensitivity(self.key(candidate), value)
+                    found[candidate.key] = value
+            finally:
+                stop.set()
+        for job in jobs:
+            job.result()  # raises what the work raised
         return found
 
     def _variants(
-        self, layer: Layer, offers: dict[str, Offers], droppable: bool, missing: set[str]
+        self, layer: Layer, offers: Mapping[str, Offers], droppable: bool, missing: set[str]
     ) -> Iterator[tuple[Candidate, Variant]]:
         if droppable and drop_candidate(layer).key in missing:
             yield drop_candidate(layer), Variant(dropped=True)
         for block in blocks_of(layer):
             offer = offers[block.name]
-            for decision, variant in [
-                *self._kept(layer, block, offer, missing),
-                *self._formats(layer, block, block.first, offer.first, True, missing),
-                *self._formats(layer, block, block.second, offer.second, False, missing),
-            ]:
+            for decision, variant in chain(
+                self._kept(layer, block, offer, missing),
+                self._formats(layer, block, block.first, offer.first, True, missing),
+                self._formats(layer, block, block.second, offer.second, False, missing),
+            ):
                 yield Candidate(decision.choices(block)), variant
 
     def _kept(
         self, layer: Layer, block: Block, offers: Offers, missing: set[str]
     ) -> Iterator[tuple[Decision, Variant]]:
+        keeps = [
+            keep
+            for keep in offers.keeps
+            if keep is not None and Candidate(Decision(keep).choices(block)).key in missing
+        ]
+        if not keeps:
+            return
         first, second = self.solver().affine(block.first), self.solver().affine(block.second)
         stream = self.simulator().dense_stream(layer.name)
-        for keep in offers.keeps:
-            decision = Decision(keep)
-            if keep is None or Candidate(decision.choices(block)).key not in missing:
-                continue
-            gram = self.solver().gram(stream, block.second.name, Variant())
-            rows = rows_of(block, kept_units(block, first, second, gram, keep))
-            refitted, kept_gram = on_kept_inputs(second, gram, rows.second)
-            solved = solve_formats(refitted, kept_gram, [DENSE])[0]
-            yield decision, effective(block.second, solved, None, rows.second)
+        gram = self.solver().gram(stream, block.second.name, Variant())
+        for keep, fitted in zip(
+            keeps, fitted_units(block, first, second, gram, keeps), strict=True
+        ):
+            solved = Solved(DENSE, np.asarray(fitted.weight, np.float32), _float32(fitted.bias))
+            yield Decision(keep), effective(block.second, solved, None, None)
 
     def _formats(
         self,
@@ -130,6 +188,20 @@ class SensitivityProbe:
         affine: Affine = self.solver().affine(linear)
         for form, solved in zip(todo, solve_formats(affine, gram, todo), strict=True):
             yield decisions[form], merged(Variant(), effective(linear, solved, None, None))
+
+
+def fitted_units(
+    block: Block, first: Affine, second: Affine, gram: Gram, keeps: Sequence[int]
+) -> list[Affine]:
+    """The second layer refitted for each number of units kept, columns of removed units zero."""
+    if isinstance(block.site, Attention):
+        heads = solve_head_counts(first, second, gram, block.units, block.width, keeps)
+        return [s.out for s in heads]
+    return [s.down for s in solve_ffn_widths(first, second, gram, keeps)]
+
+
+def _float32(array: NDArray[np.floating] | None) -> NDArray[np.float32] | None:
+    return None if array is None else array.astype(np.float32)
 
 
 def single(offers: Offers) -> list[Decision]:

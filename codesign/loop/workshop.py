@@ -90,7 +90,7 @@ class Workshop:
             self.device,
             self.rig,
             self.records,
-            self.trials,
+            max(self.trials, 1),  # the default is always measured
             self.folder,
             progress=report,
         )

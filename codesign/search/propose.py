@@ -66,7 +66,7 @@ def _new(tables: Tables, plans: Sequence[Plan], done: set[str]) -> list[Plan]:
     fresh = []
     for plan in plans:
         key = tables.candidate(plan.picks).key
-        if key not in done:
+        if key not in done and plan.seconds > 0:  # nothing is left of a model that takes no time
             done.add(key)
             fresh.append(plan)
     return fresh

@@ -8,7 +8,7 @@ import tvm
 import tvm_ffi
 
 from codesign.simulate.graph import Dataflow
-from codesign.simulate.instrument import as_model, gate_value, probe_input
+from codesign.simulate.instrument import as_model, gate_value, probe_input, residual_input
 from codesign.simulate.programs import Programs
 from codesign.simulate.segments import Segment, cut
 from codesign.simulate.stream import Environment, Variant
@@ -68,9 +68,25 @@ class SegmentPrograms:
         names = [site.name for site in self.segments[index].linears]
         if linear not in names:
             raise PassError("no such linear site here", got=linear, allowed=", ".join(names))
+        segment = self.segments[index]
+        name = probe_input(self._flow, segment.linears[names.index(linear)])
+        if name in segment.part.given and linear not in variant.quantized:
+            return lambda environment: environment[name]
         probe, result = divmod(names.index(linear), self._probe_size(index))
         call = self._call(index, f"probe{probe}", variant)
         return lambda environment: call(environment)[result]
+
+    def residual(self, index: int, linear: str, variant: Variant) -> Probe | None:
+        """What computes the stream that a site's output is added to; None if it is added to none."""
+        segment = self.segments[index]
+        place = [site.name for site in segment.linears].index(linear)
+        name = residual_input(self._flow, segment.linears[place])
+        if name is None or not segment.is_layer:
+            return None
+        if name in segment.part.given:
+            return lambda environment: environment[name]
+        call = self._call(index, f"residual{place}", variant)
+        return lambda environment: call(environment)[0]
 
     def _call(
         self, index: int, kind: str, variant: Variant
@@ -134,6 +150,12 @@ class SegmentPrograms:
         size = self._probe_size(index)
         for i in range(0, len(gated), size):
             models[_name(index, f"probe{i // size}")] = self._probe(segment, gated[i : i + size])
+        for i, linear in enumerate(gated if segment.is_layer else ()):
+            name = residual_input(flow, linear)
+            if name is not None and name not in segment.part.given:
+                part = flow.slice(segment.part.given, [name])
+                part = part.with_context(segment.part.context)
+                models[_name(index, f"residual{i}")] = as_model(flow, part, gated)
         return models
 
     def _probe_size(self, index: int) -> int:

@@ -45,6 +45,27 @@ def probe_input(flow: Dataflow, linear: Linear) -> str:
     raise KeyError(linear.weight)
 
 
+def residual_input(flow: Dataflow, linear: Linear) -> str | None:
+    """The name of the variable that the layer's output, bias included, is added to; None if none is."""
+    made = [n for n, b in flow.bindings.items() if weight_of(flow, b.value) == linear.weight]
+    name = made[0] if made else ""
+    for _ in range(2):  # the bias, then the residual
+        readers = [n for n, reads in flow.reads.items() if name in reads]
+        if len(readers) != 1:
+            return None
+        value = flow.bindings[readers[0]].value
+        if not isinstance(value, relax.Call) or value.op != tvm.ir.Op.get("relax.add"):
+            return None
+        others = [a for a in value.args if isinstance(a, relax.Var) and a.name != name]
+        if len(others) != 1:
+            return None
+        if others[0].name not in flow.model.weights:
+            same = spec(others[0]).shape == spec(flow.vars[name]).shape
+            return str(others[0].name) if same else None
+        name = readers[0]
+    return None
+
+
 def weight_of(flow: Dataflow, value: relax.Expr) -> str | None:
     """The weight of ``matmul(x, permute_dims(weight))``, None if it is anything else."""
     if not isinstance(value, relax.Call) or value.op != tvm.ir.Op.get("relax.matmul"):

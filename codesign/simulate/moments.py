@@ -17,9 +17,15 @@ Rows = NDArray[np.float32]
 
 @one_thread
 def gram_of(
-    pool: ThreadPoolExecutor, workers: int, compressed: Sequence[Rows], dense: Sequence[Rows] | None
+    pool: ThreadPoolExecutor,
+    workers: int,
+    compressed: Sequence[Rows],
+    dense: Sequence[Rows] | None,
+    residual: Sequence[Rows] | None = None,
 ) -> Gram:
     """The Gram matrices of samples; ``dense`` is None if the compressed inputs are the dense ones.
+
+    ``residual`` is what the stream that the layer's output is added to lacks, if it is known.
 
     Each worker sums its share of the samples with BLAS on one thread, which is faster than BLAS on
     all threads for matrices of this size.
@@ -28,7 +34,8 @@ def gram_of(
     def share(worker: int) -> Gram:
         c = np.concatenate(compressed[worker::workers])
         d = None if dense is None else np.concatenate(dense[worker::workers])
-        return Gram(c.shape[-1]).add(c, d)
+        r = None if residual is None else np.concatenate(residual[worker::workers])
+        return Gram(c.shape[-1]).add(c, d, r)
 
     parts = list(pool.map(share, range(min(workers, len(compressed)))))
     return merged(parts)
@@ -44,4 +51,9 @@ def merged(parts: Sequence[Gram]) -> Gram:
     if any(p.drifted for p in parts):
         total.cross = sum((p.cross for p in parts[1:]), start=parts[0].cross)
         total.mean_d = np.sum([p.mean_d * (p.count / total.count) for p in parts], axis=0)
+    if parts[0].residual is not None:
+        residuals = [p.residual for p in parts if p.residual is not None]
+        means = [p.mean_r * (p.count / total.count) for p in parts if p.mean_r is not None]
+        total.residual = np.sum(residuals, axis=0)
+        total.mean_r = np.sum(means, axis=0)
     return total

@@ -55,6 +55,7 @@ class Simulator:
         self._threads = target.threads
         self._pool = ThreadPoolExecutor(target.threads)
         self._dense_rows = _RowCache(cache_bytes)
+        self._dense_residuals = _RowCache(cache_bytes // 2)
         start = tuple(
             {s.name: tvm.runtime.tensor(np.asarray(d[s.name], s.dtype)) for s in model.inputs}
             for d in samples
@@ -115,7 +116,30 @@ class Simulator:
         if stream.dense and variant.is_nothing:
             return gram_of(self._pool, self._threads, dense, None)
         compressed = self._inputs(stream, linear, variant)
-        return gram_of(self._pool, self._threads, compressed, dense)
+        lacking = self._residual(stream, linear, variant)
+        return gram_of(self._pool, self._threads, compressed, dense, lacking)
+
+    def _residual(
+        self, stream: Stream, linear: str, variant: Variant
+    ) -> list[NDArray[np.float32]] | None:
+        """What the stream that the site's output is added to lacks: dense minus compressed."""
+        probe = self._programs.residual(stream.at, linear, variant)
+        if probe is None:
+            return None
+        got = self._pool.map(probe, stream.samples)
+        wanted = self._dense_residual(stream, linear)
+        return [w - self._rows(i, g) for i, (w, g) in enumerate(zip(wanted, got, strict=False))]
+
+    def _dense_residual(self, stream: Stream, linear: str) -> list[NDArray[np.float32]]:
+        rows = self._dense_residuals.get(linear)
+        if rows is None:
+            probe = self._programs.residual(stream.at, linear, DENSE)
+            assert probe is not None
+            values = self._pool.map(probe, self._dense[stream.at].samples)
+            # copies: a value given to the segment shares memory with the stream
+            rows = [self._rows(i, v).copy() for i, v in enumerate(values)]
+            self._dense_residuals.put(linear, rows)
+        return rows
 
     def output_error(self, stream: Stream) -> float:
         """Relative squared error of the outputs, the rest of the model being dense.

@@ -15,13 +15,16 @@ from scipy.linalg import cholesky, lapack
 from passes.errors import PassError
 from passes.formats import INT8_GROUP
 from passes.solve.blas import one_thread
-from passes.solve.gram import DAMPING, check_finite, damped, squared_error
+from passes.solve.gram import check_finite, damped, squared_error
 from passes.solve.obs import kept_inputs
 
 Array = NDArray[np.floating]
 
 LEVELS = 127
 """Largest magnitude of a code: symmetric int8."""
+
+DAMPING = 0.01
+"""Ridge relative to the mean diagonal of the Gram matrix, as GPTQ's."""
 
 COLUMNS = 128
 """Inputs rounded between two updates of all later ones."""
@@ -64,7 +67,7 @@ def quantize_rows(
         raise PassError(
             "the Gram matrix does not fit the weight", got=str(xx.shape), allowed=f"({k}, {k})"
         )
-    block = n if block is None else block
+    block = n if block is None or mask is None else block  # one factorisation serves all rows
     kept = np.ones((-(-n // block), k), bool) if mask is None else kept_inputs(mask, group, k)
     weight, h = np.asarray(W, dtype=np.float64), damped(xx, damping)
     effective, scale = np.zeros((n, k), dtype=np.float32), np.empty(n, dtype=np.float32)
@@ -92,7 +95,7 @@ def codes_of(weight: Array, scale: Array) -> NDArray[np.int8]:
 
 
 def _best(W: Array, xx: Array, h: Array) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Codes and scales: per row the best of nearest or fed-back rounding, full or clipped range."""
+    """Codes and scales: per row the best of nearest (full or clipped range) and fed-back rounding."""
     full = _scales(np.abs(W).max(axis=1, initial=0))
     clipped = _clipped(W, full, np.diag(xx))
     feedback = _feedback_factor(h)
@@ -100,7 +103,6 @@ def _best(W: Array, xx: Array, h: Array) -> tuple[NDArray[np.float64], NDArray[n
     error = squared_error(codes * full[:, None] - W, xx)
     for candidate, other in (
         (_nearest(W, clipped), clipped),
-        (_fed_back(W, full, feedback), full),
         (_fed_back(W, clipped, feedback), clipped),
     ):
         reached = squared_error(candidate * other[:, None] - W, xx)
@@ -154,7 +156,8 @@ def _fed_back(
         end = min(start + COLUMNS, len(rest))
         errors = np.empty((end - start, rest.shape[1]))
         for i in range(start, end):
-            codes[i] = np.clip(np.rint(rest[i]), -LEVELS, LEVELS)
+            # two ufuncs: np.clip's own checks would take most of the time of these short rows
+            codes[i] = np.maximum(np.minimum(np.rint(rest[i]), LEVELS), -LEVELS)
             error = (rest[i] - codes[i]) / upper[i, i]
             rest[i + 1 : end] -= upper[i, i + 1 : end, None] * error
             errors[i - start] = error

@@ -16,8 +16,12 @@ from passes.solve.blas import one_thread
 
 Array = NDArray[np.floating]
 
-DAMPING = 1e-2
-"""Ridge on the change of a weight, relative to the mean diagonal of the Gram matrix (as GPTQ's)."""
+DAMPING = 0.03
+"""Ridge on the change of a weight, relative to the mean diagonal of the Gram matrix."""
+
+RESIDUAL_DAMPING = 0.2
+"""The same where a layer also makes up for a residual: most of that is noise to it. On a layer of
+MiniLM behind three pruned ones, 0.1 to 0.3 did best on texts held out, 4 % better than 0.01."""
 
 ROWS = 4096
 """Rows multiplied at once in float32; the sums between them are float64."""
@@ -32,8 +36,8 @@ class Gram:
         count: number of rows.
         mean_c: float64 [K], mean of x_c.
         mean_d: float64 [K], mean of x_d.
-        residual: float64 [K, N], sum of x_c r^T, where r (dense minus compressed) is what the stream
-            lacks that the layer's output is added to; None if nothing.
+        residual: float64 [K, N], sum of x_c r^T, where r (dense minus compressed) is what the
+            stream lacks that the layer's output is added to; None if nothing.
         mean_r: float64 [N], mean of r, or None.
     """
 
@@ -153,17 +157,20 @@ class Gram:
 
 
 @one_thread
-def target_weight(W: Array, gram: Gram, damping: float = DAMPING) -> NDArray[np.float64]:
+def target_weight(W: Array, gram: Gram, damping: float | None = None) -> NDArray[np.float64]:
     """The weight [N, K] that on compressed inputs best gives the outputs of W on the dense ones.
 
     Minimises ``|X_c W'^T - (X_d W^T + R)|^2 + ridge |W' - W|^2``, R being the residual if the Gram
-    has one; W itself if the inputs are the same and there is none.
+    has one; W itself if the inputs are the same and there is none. ``damping`` is by default
+    ``DAMPING``, or ``RESIDUAL_DAMPING`` with a residual.
     """
     check_finite("weight", W)
     weight = np.asarray(W, dtype=np.float64)
     if not gram.changed:
         return weight
     check_finite("Gram matrix", gram.cross)
+    if damping is None:
+        damping = DAMPING if gram.residual is None else RESIDUAL_DAMPING
     h = damped(gram.xx, damping)
     ridge = np.diag(h) - np.diag(gram.xx)
     right = gram.wanted(weight) + ridge[:, None] * weight.T

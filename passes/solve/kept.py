@@ -4,44 +4,39 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 
-from passes.solve.blas import one_thread
-from passes.solve.gram import DAMPING, Gram, corrected_bias, damped
+from passes.solve.gram import DAMPING, Gram, corrected_bias, damped, target_weight
+from passes.solve.obs import refit
 from passes.solve.site import Affine
 
 
-@one_thread
 def on_kept_inputs(
     layer: Affine, gram: Gram, kept: NDArray[np.intp], damping: float = DAMPING
 ) -> tuple[Affine, Gram]:
     """The layer over the inputs ``kept`` alone, and the Gram of those inputs.
 
-    Minimises ``|X_c[:, kept] W'^T - Y|^2 + ridge |W' - W[:, kept]|^2`` for the wanted outputs Y (see
-    ``Gram.wanted``): what the removed inputs contributed, and what compression before this layer
-    changed, is made up for as far as the kept ones can. The Gram returned counts as not drifted,
-    since the new layer is the one to keep to.
+    The weight is that of ``solve_ffn`` and ``solve_heads`` for the same inputs: the target weight on all
+    inputs, then least squares on the kept ones. What the removed inputs contributed, and what
+    compression before this layer changed, is made up for as far as the kept ones can. The Gram
+    returned counts as not drifted, since the new layer is the one to keep to.
 
     Args:
         layer: dense weight [N, K] and bias.
         gram: of all K inputs, compressed and dense.
-        kept: ascending numbers of the inputs kept.
+        kept: distinct numbers of the inputs kept; the new layer reads them in this order.
+        damping: ridge of the least squares, relative to the mean diagonal.
     """
     if len(kept) == gram.features and not gram.changed:
         return layer, gram
     moments = gram if layer.bias is None else gram.centred()
-    weight = np.asarray(layer.weight, dtype=np.float64)
-    h = damped(moments.xx[np.ix_(kept, kept)], damping)
-    ridge = np.diag(h) - np.diag(moments.xx)[kept]
-    right = moments.wanted(weight)[kept] + ridge[:, None] * weight[:, kept].T
-    solved = cho_solve(cho_factor(h, lower=True, check_finite=False), right, check_finite=False).T
-    new = np.ascontiguousarray(solved, dtype=np.float32)
+    target = target_weight(layer.weight, moments)
+    mask = np.zeros((1, gram.features), dtype=bool)
+    mask[0, kept] = True
+    wide = refit(target, damped(moments.xx, damping), mask, 1, len(target))
     bias = None
     if layer.bias is not None:
-        wide = np.zeros(layer.weight.shape, np.float32)
-        wide[:, kept] = new
         bias = corrected_bias(layer.bias, layer.weight, wide, gram)
-    return Affine(new, bias), _undrifted(gram, kept)
+    return Affine(np.ascontiguousarray(wide[:, kept]), bias), _undrifted(gram, kept)
 
 
 def _undrifted(gram: Gram, kept: NDArray[np.intp]) -> Gram:

@@ -61,7 +61,7 @@ def stage(name: str, x: te.Tensor, value: Callable[..., tirx.Expr], *more: te.Te
 
 
 def te_exp(x: te.Tensor, *, positive: bool = True) -> te.Tensor:
-    """exp(x); relative error below 3e-7 for \|x\| < 10, below 2e-6 up to the ends of its range.
+    """exp(x); relative error below 3e-7 for abs(x) < 10, below 2e-6 up to the ends of its range.
 
     It stops at 2.4e-38 and 2.1e38, so it is never 0 or infinite. With ``positive`` False the caller
     promises that no x is above 0.
@@ -93,14 +93,12 @@ def te_erf(x: te.Tensor) -> te.Tensor:
 
 
 def te_gelu(x: te.Tensor) -> te.Tensor:
-    """GELU ``x Phi(x)`` (the erf form); error below 3e-7 of max(1, \|x\|)."""
+    """GELU ``x Phi(x)`` (the erf form); error below 3e-7 of max(1, abs(x))."""
     limit = f32(_PHI_LIMIT)
     clamped = stage("phi_in", x, lambda v: tirx.max(tirx.min(v, limit), -limit))
     square = stage("phi_square", clamped, lambda v: v * v)
     top = stage("phi_top", clamped, lambda v, s: v * horner(_PHI_P, s), square)
-    return stage(
-        "gelu", x, lambda v, p, s: v * (f32(0.5) + p / horner(_PHI_Q, s)), top, square
-    )
+    return stage("gelu", x, lambda v, p, s: v * (f32(0.5) + p / horner(_PHI_Q, s)), top, square)
 
 
 def te_tanh(x: te.Tensor) -> te.Tensor:
@@ -110,7 +108,7 @@ def te_tanh(x: te.Tensor) -> te.Tensor:
 
 
 def te_gelu_tanh(x: te.Tensor) -> te.Tensor:
-    """The tanh form of GELU; error below 5e-7 of max(1, \|x\|)."""
+    """The tanh form of GELU; error below 5e-7 of max(1, abs(x))."""
     c = f32(math.sqrt(2.0 / math.pi))
     inner = stage("gelu_in", x, lambda v: c * v * (f32(1.0) + f32(0.044715) * v * v))
     half = stage("half", x, lambda v: v * f32(0.5))
@@ -124,5 +122,5 @@ def te_sigmoid(x: te.Tensor) -> te.Tensor:
 
 
 def te_silu(x: te.Tensor) -> te.Tensor:
-    """x * sigmoid(x), error below 2e-7 of max(1, \|x\|)."""
+    """x * sigmoid(x), error below 2e-7 of max(1, abs(x))."""
     return stage("silu", x, lambda v, s: v * s, te_sigmoid(x))

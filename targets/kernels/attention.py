@@ -64,7 +64,10 @@ def attention(
         value = product[n, h, i, j] * f32(scale)
         if bias is not None:
             at = (n, h, clamped(i, seq, rows), clamped(j, seq, padded))
-            value = value + bias[tuple(p if int(e) > 1 else 0 for p, e in zip(at, bias.shape))]
+            value = (
+                value
+                + bias[tuple(p if int(e) > 1 else 0 for p, e in zip(at, bias.shape, strict=True))]
+            )
         return value if padded == seq else tirx.if_then_else(j < seq, value, f32(MASKED))
 
     score = te.compute(scores_shape, masked, name="score")

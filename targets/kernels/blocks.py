@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import tvm
 import tvm_ffi
@@ -11,12 +12,28 @@ from tvm import s_tir, tirx
 
 from targets.kernels.primfunc import FAMILY
 
-Block = s_tir.schedule.SBlockRV
-Loop = s_tir.schedule.LoopRV
+Block: TypeAlias = s_tir.schedule.SBlockRV
+Loop: TypeAlias = s_tir.schedule.LoopRV
 
 
-class Unsuited(Exception):
+class UnsuitedError(Exception):
     """A function does not have the form that a tuning space was written for."""
+
+
+def new_schedule(func: tirx.PrimFunc) -> s_tir.Schedule:
+    """A schedule of a copy of ``func`` under the name ``main``.
+
+    A copy, because TVM 0.27 schedules some functions in place although others hold them.
+    """
+    copy = s_tir.renew_defs(func.with_attr("global_symbol", "main"))
+    return s_tir.Schedule(tvm.IRModule({"main": copy}))
+
+
+def reason(error: Exception) -> str:
+    """What a scheduling error says, without the program that it quotes."""
+    text = str(error)
+    _, mark, message = text.partition("Error message: ")
+    return (message if mark else text).strip().partition("\n")[0]
 
 
 @dataclass
@@ -76,7 +93,7 @@ def anchor_in(nodes: Sequence[Node]) -> int:
     for i, node in enumerate(nodes):
         if node.family:
             return i
-    raise Unsuited("no block carries a family")
+    raise UnsuitedError("no block carries a family")
 
 
 def written(sch: s_tir.Schedule, block: Block) -> tirx.Buffer:
@@ -91,7 +108,7 @@ def loops_under(sch: s_tir.Schedule, block: Block, loop: Loop) -> list[Loop]:
     for i, candidate in enumerate(loops):
         if sch.get_sref(candidate).same_as(around):
             return loops[i + 1 :]
-    raise Unsuited("a block is not inside a loop that it should be in")
+    raise UnsuitedError("a block is not inside a loop that it should be in")
 
 
 def bring(

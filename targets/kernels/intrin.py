@@ -1,34 +1,28 @@
-"""Tensor intrinsics for int8 dot products that this LLVM builds.
+"""Tensor intrinsics for exact uint8 x int8 products, registered when this module is imported.
 
 TVM's own ``dot_16x4_vnni`` hands int32 vectors to ``llvm.x86.avx512.vpdpbusd``, which since LLVM 22
-wants int8 vectors.
+wants int8 vectors; its AVX2 and AVX-512 ones use ``pmaddubs``, which saturates.
 """
+
+# TVMScript is read as Python by TVM alone: its annotations are buffers, not types.
+# mypy: disable-error-code="valid-type, untyped-decorator"
 
 from __future__ import annotations
 
-from functools import cache
-
-import tvm
 from tvm import s_tir, tirx
 from tvm.script import tirx as T
 
 from targets.target import Target
 
 
-@cache
-def dot_product(target: Target) -> str | None:
-    """Name of the registered intrinsic that adds 4 products to each of ``target.lanes`` int32.
+def dot_name(target: Target) -> str | None:
+    """The intrinsic that adds 4 products to each of ``target.lanes`` int32; None without VNNI."""
+    return f"codesign.dot4_{target.vector_bits}" if target.has_vnni else None
 
-    None if the target has none: the loop over the four products is then left to LLVM.
-    """
-    if not target.has_vnni:
-        return None
-    name = f"codesign.dot_u8s8_{target.vector_bits}"
-    if target.vector_bits == 512:
-        s_tir.TensorIntrin.register(name, _dot_desc(16), _dot_512(), override=True)
-    else:
-        s_tir.TensorIntrin.register(name, _dot_desc(8), _dot_256(), override=True)
-    return name
+
+def madd_name(target: Target) -> str | None:
+    """The intrinsic that adds 2 products to each of ``target.lanes`` int32; None below AVX2."""
+    return f"codesign.madd2_{target.vector_bits}" if target.vector_bits >= 256 else None
 
 
 def _dot_desc(lanes: int) -> tirx.PrimFunc:
@@ -50,49 +44,91 @@ def _dot_desc(lanes: int) -> tirx.PrimFunc:
     return desc
 
 
-def _dot_512() -> tirx.PrimFunc:
+def _dot_impl(lanes: int) -> tirx.PrimFunc:
+    codes, sums = f"int8x{4 * lanes}", f"int32x{lanes}"
+    name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+
     @T.prim_func(private=True, s_tir=True)
     def impl(
         a: T.Buffer((4,), "uint8", offset_factor=1),
-        b: T.Buffer((16, 4), "int8", offset_factor=1),
-        c: T.Buffer((16,), "int32", offset_factor=1, scope="local"),
+        b: T.Buffer((lanes, 4), "int8", offset_factor=1),
+        c: T.Buffer((lanes,), "int32", offset_factor=1, scope="local"),
     ) -> None:
         with T.sblock("root"):
-            T.reads(c[0:16], a[0:4], b[0:16, 0:4])
-            T.writes(c[0:16])
-            c[T.ramp(T.int32(0), 1, 16)] = T.call_llvm_pure_intrin(
-                T.llvm_lookup_intrinsic_id("llvm.x86.avx512.vpdpbusd.512"),
-                c.vload([0], "int32x16"),
+            T.reads(c[0:lanes], a[0:4], b[0:lanes, 0:4])
+            T.writes(c[0:lanes])
+            c[T.ramp(T.int32(0), 1, lanes)] = T.call_llvm_pure_intrin(
+                T.llvm_lookup_intrinsic_id(name),
+                c.vload([0], sums),
                 T.reinterpret(
-                    T.broadcast(T.reinterpret(a.vload([0], "uint8x4"), dtype="int32"), 16),
-                    dtype="int8x64",
+                    T.broadcast(T.reinterpret(a.vload([0], "uint8x4"), dtype="int32"), lanes),
+                    dtype=codes,
                 ),
-                b.vload([0, 0], "int8x64"),
-                dtype="int32x16",
+                b.vload([0, 0], codes),
+                dtype=sums,
             )
 
     return impl
 
 
-def _dot_256() -> tirx.PrimFunc:
+def _madd_desc(lanes: int) -> tirx.PrimFunc:
+    outputs = lanes // 2
+
+    @T.prim_func(private=True, s_tir=True)
+    def desc(
+        a: T.Buffer((4,), "uint8", offset_factor=1),
+        b: T.Buffer((outputs, 4), "int8", offset_factor=1),
+        c: T.Buffer((outputs, 2), "int32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(c[0:outputs, 0:2], a[0:4], b[0:outputs, 0:4])
+            T.writes(c[0:outputs, 0:2])
+            for i in T.serial(0, outputs):
+                for p in T.serial(0, 2):
+                    for k in T.serial(0, 2):
+                        with T.sblock("update"):
+                            vp, vi, vk = T.axis.remap("SSR", [p, i, k])
+                            c[vi, vp] = c[vi, vp] + T.cast(a[vp * 2 + vk], "int32") * T.cast(
+                                b[vi, vp * 2 + vk], "int32"
+                            )
+
+    return desc
+
+
+def _madd_impl(lanes: int) -> tirx.PrimFunc:
+    outputs = lanes // 2
+    codes, words, sums = f"int8x{2 * lanes}", f"int16x{2 * lanes}", f"int32x{lanes}"
+    name = "llvm.x86.avx512.pmaddw.d.512" if lanes == 16 else "llvm.x86.avx2.pmadd.wd"
+
     @T.prim_func(private=True, s_tir=True)
     def impl(
         a: T.Buffer((4,), "uint8", offset_factor=1),
-        b: T.Buffer((8, 4), "int8", offset_factor=1),
-        c: T.Buffer((8,), "int32", offset_factor=1, scope="local"),
+        b: T.Buffer((outputs, 4), "int8", offset_factor=1),
+        c: T.Buffer((outputs, 2), "int32", offset_factor=1, scope="local"),
     ) -> None:
         with T.sblock("root"):
-            T.reads(c[0:8], a[0:4], b[0:8, 0:4])
-            T.writes(c[0:8])
-            c[T.ramp(T.int32(0), 1, 8)] = T.call_llvm_pure_intrin(
-                T.llvm_lookup_intrinsic_id("llvm.x86.avx512.vpdpbusd.256"),
-                c.vload([0], "int32x8"),
+            T.reads(c[0:outputs, 0:2], a[0:4], b[0:outputs, 0:4])
+            T.writes(c[0:outputs, 0:2])
+            c[0, T.ramp(T.int32(0), 1, lanes)] = c.vload([0, 0], sums) + T.call_llvm_pure_intrin(
+                T.llvm_lookup_intrinsic_id(name),
                 T.reinterpret(
-                    T.broadcast(T.reinterpret(a.vload([0], "uint8x4"), dtype="int32"), 8),
-                    dtype="int8x32",
+                    T.broadcast(
+                        T.reinterpret(T.cast(a.vload([0], "uint8x4"), "int16x4"), dtype="int64"),
+                        outputs,
+                    ),
+                    dtype=words,
                 ),
-                b.vload([0, 0], "int8x32"),
-                dtype="int32x8",
+                T.cast(b.vload([0, 0], codes), words),
+                dtype=sums,
             )
 
     return impl
+
+
+for _lanes in (8, 16):
+    s_tir.TensorIntrin.register(
+        f"codesign.dot4_{32 * _lanes}", _dot_desc(_lanes), _dot_impl(_lanes), override=True
+    )
+    s_tir.TensorIntrin.register(
+        f"codesign.madd2_{32 * _lanes}", _madd_desc(_lanes), _madd_impl(_lanes), override=True
+    )

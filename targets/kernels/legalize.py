@@ -7,8 +7,6 @@ from collections.abc import Callable
 from tvm import relax, te
 
 from targets.kernels import activation
-from targets.kernels.norm import layer_norm
-from targets.kernels.softmax import softmax
 
 _ELEMENTWISE = 0  # relax's OpPatternKind: fused into the kernel that makes its input
 
@@ -16,7 +14,7 @@ Legalize = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
 
 
 def elementwise(function: Callable[[te.Tensor], te.Tensor], name: str) -> Legalize:
-    """Lower a one-input operator to the staged expression ``function``."""
+    """Lower a one-input float32 operator to the staged expression ``function``."""
 
     def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         return builder.call_te(
@@ -29,15 +27,6 @@ def elementwise(function: Callable[[te.Tensor], te.Tensor], name: str) -> Legali
     return legalize
 
 
-def static_shape(value: relax.Expr) -> tuple[int, ...]:
-    """The shape of a tensor whose dimensions are all constants."""
-    return tuple(int(d) for d in value.ty.shape.values)
-
-
-def _last_axis_only(axes: list[int], rank: int) -> bool:
-    return [int(a) % rank for a in axes] == [rank - 1]
-
-
 LEGALIZE: dict[str, Legalize] = {
     "relax.nn.gelu": elementwise(activation.te_gelu, "gelu"),
     "relax.nn.gelu_tanh": elementwise(activation.te_gelu_tanh, "gelu_tanh"),
@@ -47,4 +36,4 @@ LEGALIZE: dict[str, Legalize] = {
     "relax.exp": elementwise(activation.te_exp, "exp"),
     "relax.erf": elementwise(activation.te_erf, "erf"),
 }
-"""For ``relax.transform.LegalizeOps``: float32 operators only."""
+"""For ``relax.transform.LegalizeOps``; of float32 only."""

@@ -31,9 +31,9 @@ def sparse_int8(lead: Sequence[int], k: int, n: int, nb: int, kept4: int) -> tir
     acc = te.compute(
         accumulator_shape(lead, n, nb),
         lambda *at: te.sum(
-            q[
-                (*input_index(lead, at[:-2]), index[at[-2], g].astype("int64") * GROUP + i)
-            ].astype("int32")
+            q[(*input_index(lead, at[:-2]), index[at[-2], g].astype("int64") * GROUP + i)].astype(
+                "int32"
+            )
             * values[at[-2], g, at[-1], i].astype("int32"),
             axis=[g, i],
         ),

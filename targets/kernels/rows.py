@@ -15,7 +15,7 @@ from targets.kernels.blocks import (
     Block,
     Loop,
     Node,
-    Unsuited,
+    UnsuitedError,
     anchor_in,
     bring,
     decide,
@@ -45,12 +45,12 @@ def schedule_rows(sch: s_tir.Schedule, target: Target, chunk: int) -> None:
     wide = [n for n in kept if n.output and n.rank == lead + 1]
     narrow = [n for n in kept if n.output and n.rank == lead]
     if lead < 1 or len(wide) != 1 or any(n.rank > lead + 1 for n in kept):
-        raise Unsuited("not a kernel over rows with one wide result")
+        raise UnsuitedError("not a kernel over rows with one wide result")
     loops = [row_loop(sch, n.block, lead) for n in (*wide, *narrow)]
     row = sch.merge(*loops) if narrow else loops[0]
-    place_in_row(sch, kept, row, lead, target, chunk)
     if target.threads > 1:
         sch.parallel(row)
+    place_in_row(sch, kept, row, lead, target, chunk)
 
 
 def place_in_row(
@@ -114,17 +114,22 @@ def partial_reduce(sch: s_tir.Schedule, block: Block, lanes: int, target: Target
     return [*made, block]
 
 
-def place_reduction(
-    sch: s_tir.Schedule, blocks: list[Block], loop: Loop, target: Target
+def place_reduction(sch: s_tir.Schedule, blocks: list[Block], loop: Loop, target: Target) -> None:
+    """Bring the blocks that ``partial_reduce`` made under ``loop``, and vectorise all but the last."""
+    *partial, last = blocks
+    (*_, row), (steps,) = bring(sch, last, loop)
+    sch.reorder(row, steps)
+    place_partial(sch, partial, row, steps, target)
+
+
+def place_partial(
+    sch: s_tir.Schedule, partial: list[Block], row: Loop, steps: Loop, target: Target
 ) -> None:
-    """Bring the blocks that ``partial_reduce`` made under ``loop``; vectorise all but the last.
+    """Bring partial results under ``row``, before the loop ``steps`` that reduces the last of them.
 
     Every vector is loaded and stored whole: LLVM 22 takes half a vector out of another through
     general registers. Hence no tree within a vector, but one scalar step for each of its lanes.
     """
-    *partial, last = blocks
-    (*_, row), (steps,) = bring(sch, last, loop)
-    sch.reorder(row, steps)
     if partial:
         sch.unroll(steps)
     for block in reversed(partial):

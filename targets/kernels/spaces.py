@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 
-import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
@@ -23,10 +22,13 @@ from targets.kernels import (
     softmax,
     tile,
 )
-from targets.kernels.blocks import Unsuited
+from targets.kernels.blocks import UnsuitedError, new_schedule, reason
 from targets.kernels.default import default_schedule
 from targets.kernels.primfunc import FAMILY
 from targets.target import Target
+
+DEFAULT = "default"
+"""Name of the space of every function that is none of our kernels: one schedule, for all of them."""
 
 Apply = Callable[[s_tir.Schedule], None]
 Space = Callable[[tirx.PrimFunc, Target], Iterator[Apply]]
@@ -34,36 +36,39 @@ Space = Callable[[tirx.PrimFunc, Target], Iterator[Apply]]
 _LOG = logging.getLogger(__name__)
 
 
-def product_space(
-    apply: Callable[[s_tir.Schedule, Target, tile.Tile], None],
-    func: tirx.PrimFunc,
-    target: Target,
-) -> Iterator[Apply]:
-    """All register tiles worth trying for a matrix product."""
-    for point in tile.tiles(func, target):
-        yield partial(apply, target=target, tile=point)
+def float_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All register tiles worth trying for a float32 product."""
+    for point in tile.tiles(func, target, int8=False):
+        yield partial(tile.tile_product, target=target, tile=point)
 
 
-def row_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
-    """The one schedule of kernels that work row by row."""
-    yield partial(rows.schedule_rows, target=target)
+def int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All register tiles worth trying for an int8 product."""
+    for point in tile.tiles(func, target, int8=True):
+        yield partial(tile.tile_product_int8, target=target, tile=point)
+
+
+def row_space(first: int, func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All chunk widths of a kernel that works row by row, ``first`` first."""
+    for chunk in sorted(rows.CHUNKS, key=lambda c: c != first):
+        yield partial(rows.schedule_rows, target=target, chunk=chunk)
 
 
 def attention_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
-    """Tiles of query rows, and parts of a head for several threads."""
+    """All tiles worth trying for attention."""
     for point in attend.attends(func, target):
         yield partial(attend.schedule_attention, target=target, point=point)
 
 
 _SPACES: dict[str, Space] = {
+    linear.FAMILY_NAME: float_space,
+    linear_sparse.FAMILY_NAME: float_space,
+    linear_int8.FAMILY_NAME: int8_space,
+    linear_sparse_int8.FAMILY_NAME: int8_space,
+    quantize.FAMILY_NAME: partial(row_space, 2),
+    norm.FAMILY_NAME: partial(row_space, 4),
+    softmax.FAMILY_NAME: partial(row_space, 1),
     attention.FAMILY_NAME: attention_space,
-    linear.FAMILY_NAME: partial(product_space, tile.tile_product),
-    linear_sparse.FAMILY_NAME: partial(product_space, tile.tile_product),
-    linear_int8.FAMILY_NAME: partial(product_space, tile.tile_product_int8),
-    linear_sparse_int8.FAMILY_NAME: partial(product_space, tile.tile_product_int8),
-    quantize.FAMILY_NAME: row_space,
-    norm.FAMILY_NAME: row_space,
-    softmax.FAMILY_NAME: row_space,
 }
 
 
@@ -76,31 +81,28 @@ def space_name(func: tirx.PrimFunc) -> str:
             found.append(str(block.annotations[FAMILY]))
 
     tvm_ffi.structural_walk(func.body, [(s_tir.SBlock, visit)], order="post")
-    return found[0] if found else "default"
+    return found[0] if found else DEFAULT
 
 
 def schedules(func: tirx.PrimFunc, target: Target) -> list[s_tir.Schedule]:
     """The schedules worth measuring for ``func`` on ``target``, the best guess first; never empty.
 
-    Every choice is in the schedule's trace, so that it can be stored in MetaSchedule's database and
-    applied to the unscheduled function again. A function that no space fits gets the default.
+    Each schedules the function as ``main`` of its own module; ``func`` itself stays as it is. Every
+    choice is in the schedule's trace, so that it can be stored in MetaSchedule's database and applied
+    to the unscheduled function again. A function that no space fits gets the default schedule.
     """
-    func = func.with_attr("global_symbol", "main")
     name = space_name(func)
-    space = _SPACES.get(name)
-    found = []
-    for apply in space(func, target) if space else ():
-        sch = s_tir.Schedule(tvm.IRModule({"main": func}))
-        try:
-            apply(sch)
-        except (Unsuited, s_tir.ScheduleError) as error:
-            _LOG.warning("a schedule of space %s does not fit: %s", name, _reason(error))
-            continue
-        found.append(sch)
+    found: list[s_tir.Schedule] = []
+    refused: dict[str, None] = {}
+    if name in _SPACES:
+        for apply in _SPACES[name](func, target):
+            sch = new_schedule(func)
+            try:
+                apply(sch)
+            except (UnsuitedError, s_tir.ScheduleError) as error:
+                refused[reason(error)] = None
+                continue
+            found.append(sch)
+    if refused:
+        _LOG.warning("schedules of space %s that do not fit: %s", name, "; ".join(refused))
     return found or [default_schedule(func, target)]
-
-
-def _reason(error: Exception) -> str:
-    """What a scheduling error says, without the program that it quotes."""
-    _, mark, reason = str(error).partition("Error message: ")
-    return reason.splitlines()[0] if mark else str(error).splitlines()[0]

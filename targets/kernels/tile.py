@@ -9,22 +9,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import gcd
 
-import tvm
 from tvm import s_tir, tirx
 
 from targets.kernels.blocks import (
     Block,
     Loop,
-    Unsuited,
+    UnsuitedError,
     anchor_in,
+    bring,
     decide,
     extent,
     flow,
     inline_single_use,
+    new_schedule,
     vectorize_last,
     written,
 )
-from targets.kernels.intrin import dot_product
+from targets.kernels.intrin import dot_name, madd_name
 from targets.kernels.linear import ROW_SLACK, row_position
 from targets.target import Target
 
@@ -44,17 +45,18 @@ class Tile:
     rows_first: bool = True
 
 
-def tiles(func: tirx.PrimFunc, target: Target) -> list[Tile]:
+def tiles(func: tirx.PrimFunc, target: Target, int8: bool) -> list[Tile]:
     """The tiles worth trying, the one expected to be fastest first.
 
     The rule counts the rows computed, surplus ones of the last tile included, and a quarter of a row
     for what every tile costs besides (loads of the weights, clearing, storing).
     """
-    sch = s_tir.Schedule(tvm.IRModule({"main": func}))
+    sch = new_schedule(func)
     nodes = flow(sch)
     *_, rows, _, nb = (int(d) for d in written(sch, nodes[anchor_in(nodes)].block).shape)
     rows = max(1, rows - ROW_SLACK)
-    columns = -(-nb // target.lanes)
+    pairs = 2 if int8 and not target.has_vnni else 1
+    columns = -(-nb * pairs // target.lanes)
     most = max(1, (target.registers - columns - 2) // columns)
     options = [r for r in ROW_OPTIONS if r <= min(most, rows)]
     options.sort(key=lambda r: (-(-rows // r) * (r + 0.25), -r))
@@ -63,35 +65,72 @@ def tiles(func: tirx.PrimFunc, target: Target) -> list[Tile]:
 
 def tile_product(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
     """Schedule a fused float32 matrix product, dense or sparse."""
-    anchor = open_tile(sch, target, tile)
-    r, _, j, k = sch.get_loops(anchor)[-4:]
-    sch.reorder(k, r, j)
+    anchor, inside = open_tile(sch, target, tile)
+    (*_, r, o, j), (k,) = bring(sch, anchor, inside)
+    sch.reorder(o, k, r, j)
     sch.unroll(r)
-    vectorize_last(sch, anchor, extent(sch, j))
+    sch.vectorize(j)
     clear_accumulators(sch, anchor, k)
 
 
 def tile_product_int8(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
-    """Schedule a fused int8 matrix product, dense or sparse."""
-    anchor = open_tile(sch, target, tile)
-    r, _, j, g, i = sch.get_loops(anchor)[-5:]
-    intrinsic = dot_product(target)
-    if intrinsic is None or extent(sch, j) % target.lanes:
-        sch.reorder(g, r, i, j)
-        sch.unroll(i)
+    """Schedule a fused int8 matrix product, dense or sparse, with what the target has for it."""
+    anchor, inside = open_tile(sch, target, tile)
+    nb = int(written(sch, anchor).shape[-1])
+    dot, madd = dot_name(target), madd_name(target)
+    if dot is not None and nb % target.lanes == 0:
+        dot_by_four(sch, anchor, inside, target.lanes, dot)
+    elif madd is not None and nb % (target.lanes // 2) == 0:
+        madd_by_two(sch, anchor, inside, target.lanes // 2, madd)
+    else:
+        (*_, r, o, j), (g, i) = bring(sch, anchor, inside)
+        sch.reorder(o, g, r, i, j)
         sch.unroll(r)
+        sch.unroll(i)
         sch.vectorize(j)
         clear_accumulators(sch, anchor, g)
-        return
-    jo, ji = sch.split(j, [None, target.lanes])
-    sch.reorder(g, r, jo, ji, i)
+
+
+def dot_by_four(
+    sch: s_tir.Schedule, anchor: Block, inside: Loop, lanes: int, intrinsic: str
+) -> None:
+    """The product by an instruction that adds four products to each of ``lanes`` accumulators."""
+    (*_, r, o, j), (g, i) = bring(sch, anchor, inside)
+    jo, ji = sch.split(j, [None, lanes])
+    sch.reorder(o, g, r, jo, ji, i)
     sch.unroll(r)
     sch.unroll(jo)
-    init = sch.decompose_reduction(anchor, g)
-    *_, rows, outer, inner = sch.get_loops(init)
+    *_, rows, outer, inner = sch.get_loops(sch.decompose_reduction(anchor, g))
     sch.unroll(rows)
     sch.vectorize(sch.fuse(outer, inner))
     hide_indices(sch, anchor)
+    sch.tensorize(ji, intrinsic)
+
+
+def madd_by_two(
+    sch: s_tir.Schedule, anchor: Block, inside: Loop, outputs: int, intrinsic: str
+) -> None:
+    """The product by 16-bit multiplication: the even and the odd pair of a group of four inputs have
+    accumulators of their own, ``outputs`` x 2 in a register, and are added at the end."""
+    i = sch.get_loops(anchor)[-1]
+    pair, _ = sch.split(i, [2, 2])
+    partial = sch.rfactor(pair, len(written(sch, anchor).shape))
+    (*_, r, o, j), (pair,) = bring(sch, anchor, inside)
+    sch.reorder(o, r, pair, j)
+    sch.unroll(r)
+    sch.unroll(pair)
+    sch.vectorize(j)
+    sch.vectorize(sch.get_loops(sch.decompose_reduction(anchor, pair))[-1])
+    (pair, *_, r, o, j), (g, two) = bring(sch, partial, inside)
+    jo, ji = sch.split(j, [None, outputs])
+    sch.reorder(o, g, r, jo, ji, pair, two)
+    sch.unroll(r)
+    sch.unroll(jo)
+    *_, rows, outer, inner, pair = sch.get_loops(sch.decompose_reduction(partial, g))
+    sch.unroll(rows)
+    sch.unroll(outer)
+    sch.vectorize(sch.fuse(inner, pair))
+    hide_indices(sch, partial)
     sch.tensorize(ji, intrinsic)
 
 
@@ -110,20 +149,20 @@ def hide_indices(sch: s_tir.Schedule, anchor: Block) -> None:
 
 
 def clear_accumulators(sch: s_tir.Schedule, anchor: Block, reduction: Loop) -> None:
-    """Set the tile of (row, block, output) to zero before the loop ``reduction``."""
+    """Set the tile of (row, output) to zero before the loop ``reduction``."""
     *_, rows, columns = sch.get_loops(sch.decompose_reduction(anchor, reduction))
     sch.unroll(rows)
     sch.vectorize(columns)
 
 
-def open_tile(sch: s_tir.Schedule, target: Target, tile: Tile) -> Block:
-    """Split the output into tiles, bring product and epilogue into them.
+def open_tile(sch: s_tir.Schedule, target: Target, tile: Tile) -> tuple[Block, Loop]:
+    """Split the output into tiles and bring the epilogue into them.
 
-    Returns the product block, whose innermost loops are then (row, block, output, reduction...).
+    Returns the product block, still outside, and the loop over tiles that it belongs in.
     """
     first, *rest = flow(sch)
     if not first.family or not rest[-1].output or any(node.reduces for node in rest):
-        raise Unsuited("not a product followed by elementwise work")
+        raise UnsuitedError("not a product followed by elementwise work")
     anchor, last = first.block, rest[-1].block
     nb = int(written(sch, anchor).shape[-1])
     staged = inline_single_use(sch, rest[:-1])
@@ -140,11 +179,8 @@ def open_tile(sch: s_tir.Schedule, target: Target, tile: Tile) -> Block:
         inside = sch.fuse(*outer)
         sch.parallel(inside)
     for node in reversed(staged):
-        sch.compute_at(node.block, ri)
-        sch.set_scope(node.block, 0, "local")
+        bring(sch, node.block, ri)
         vectorize_last(sch, node.block, vector)
-    sch.compute_at(anchor, inside, preserve_unit_loops=True)
-    sch.set_scope(anchor, 0, "local")
     sch.unroll(ri)
     vectorize_last(sch, last, vector)
-    return anchor
+    return anchor, inside

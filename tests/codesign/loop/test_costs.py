@@ -1,0 +1,119 @@
+"""What a decision costs: the kernels of a combination follow from those of its parts."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from codesign.loop.blocks import DENSE, Block, Decision, blocks_of
+from codesign.loop.costs import KernelBook, block_kernels, layer_model, placeholder
+from codesign.loop.layer_solver import rows_of
+from codesign.loop.offers import Offers, offers_for
+from codesign.loop.rewrite import rewrite_block
+from passes.formats import Format
+from passes.model import Model
+from passes.sites import Layer, Linear, find_sites
+from targets.target import KNOWN
+
+TARGET = KNOWN["znver4"]
+SPARSE = Format(32, 0.5, 32)
+OFFERS = {
+    0: Offers((None, 2), (DENSE, Format(8, 1.0, 32), SPARSE), (DENSE, Format(8, 0.5, 32)), ()),
+    1: Offers((None, 64), (DENSE, Format(8, 1.0, 32), SPARSE), (DENSE, Format(8, 0.5, 32)), ()),
+}
+
+
+@pytest.fixture(scope="module")
+def model(encoder: Callable[..., Any]) -> Model:
+    return encoder(layers=2, seq=16, width=64, heads=4, hidden=96).model
+
+
+@pytest.fixture(scope="module")
+def layer(model: Model) -> Layer:
+    return find_sites(model).layers[1]
+
+
+def lowered(alone: Model, block: Block, decision: Decision) -> Counter[str]:
+    """The kernels that a decision really leads to."""
+    units = None if decision.keep is None else np.arange(decision.keep)
+    rows = rows_of(block, units)
+    first = placeholder(block.first, decision.first, len(rows.first), block.first.in_features)
+    second = placeholder(
+        block.second, decision.second, block.second.out_features, len(rows.second)
+    )
+    return KernelBook().count(rewrite_block(alone, block, units, first, second, TARGET), TARGET)
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["attention", "ffn"])
+def test_kernels_of_a_combination_are_those_really_lowered(
+    model: Model, layer: Layer, index: int
+) -> None:
+    alone, book = layer_model(model, layer), KernelBook()
+    found = block_kernels(alone, index, OFFERS[index], TARGET, book)
+    assert found.untouched == book.count(alone, TARGET)
+    block = blocks_of(find_sites(alone).layers[0])[index]
+    combined = [
+        d for d in OFFERS[index].decisions() if DENSE not in (d.first, d.second)
+    ]  # neither was lowered with the other
+    for decision in random.Random(0).sample(combined, 3):
+        predicted = Counter(found.untouched)
+        for kernel, n in found.of(decision).items():
+            predicted[kernel] += n
+        predicted = Counter({k: n for k, n in predicted.items() if n})
+        assert predicted == lowered(alone, block, decision), decision
+        assert set(predicted) <= set(book.known)
+
+
+def test_the_untouched_decision_changes_nothing(model: Model, layer: Layer) -> None:
+    alone = layer_model(model, layer)
+    offers = Offers((None,), (DENSE,), (DENSE,), ())
+    found = block_kernels(alone, 1, offers, TARGET, KernelBook())
+    assert not any(found.of(Decision()).values())
+
+
+def test_a_layer_alone_has_the_kernels_that_it_adds_to_the_model(
+    encoder: Callable[..., Any], layer: Layer, model: Model
+) -> None:
+    book = KernelBook()
+    one = encoder(layers=1, seq=16, width=64, heads=4, hidden=96).model
+    added = book.count(model, TARGET)
+    added.subtract(book.count(one, TARGET))
+    assert book.count(layer_model(model, layer), TARGET) == +added
+
+
+def test_int8_and_pruning_lead_to_kernels_of_their_own(model: Model, layer: Layer) -> None:
+    found = block_kernels(layer_model(model, layer), 1, OFFERS[1], TARGET, KernelBook())
+    narrow, int8 = found.of(Decision(64)), found.of(Decision(first=Format(8, 1.0, 32)))
+    assert {n for n in narrow.values() if n} == {1, -1}
+    assert sum(narrow.values()) == 0  # other kernels, as many as before
+    assert any(int8[k] > 0 for k in int8)
+    assert not set(+narrow) & set(+int8)
+
+
+def test_placeholders_have_the_shape_of_what_will_be_solved() -> None:
+    linear = Linear("x", "w", "b", 16, 100, 70)
+    solved = placeholder(linear, Format(8, 0.5, 32), 70, 50)
+    assert solved.weight.shape == (70, 50)
+    assert solved.bias is not None and solved.bias.shape == (70,)
+    assert solved.mask is not None and solved.mask.shape == (3, 13)
+    assert (solved.mask.sum(axis=1) == solved.format.kept_groups(50)).all()
+    assert solved.scale is not None and solved.scale.shape == (70,)
+    assert placeholder(linear, DENSE, 70, 100).mask is None
+
+
+def test_offers_start_with_the_untouched_block_and_say_what_is_refused(layer: Layer) -> None:
+    for block in blocks_of(layer):
+        offers = offers_for(block, TARGET, ("ffn", "heads", "int8", "sparse"))
+        assert offers.decisions()[0] == Decision()
+        assert len(set(offers.decisions())) == len(offers.decisions())
+        assert any(f.bits == 8 for f in offers.first)
+        assert all(keep is None or 0 < keep < block.units for keep in offers.keeps)
+        assert offers_for(block, TARGET, ()).decisions() == [Decision()]
+    old = offers_for(blocks_of(layer)[1], KNOWN["x86-64-v2"], ("int8",))
+    assert old.first == (DENSE,)
+    assert any("VNNI" in refusal.reason for refusal in old.refusals)

@@ -1,0 +1,153 @@
+"""One model compiled, measured and run, as it is and in int8."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from codesign.bench import bench_bundle
+from codesign.bundle import open_bundle
+from codesign.cli import main
+from codesign.compile import Compiled, compile_model, in_int8
+from codesign.prepare import prepare
+from codesign.runtime import Runtime
+from targets.target import KNOWN
+
+
+@pytest.fixture(scope="module")
+def model() -> tuple[torch.nn.Module, tuple[torch.Tensor]]:
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(64, 4, 96, batch_first=True)
+    module = torch.nn.TransformerEncoder(layer, 1, enable_nested_tensor=False).eval()
+    return module, (torch.randn(1, 11, 64),)
+
+
+@pytest.fixture(scope="module")
+def compiled(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    return compile_model(model, trials=1, output=tmp_path_factory.mktemp("compiled") / "dense")
+
+
+def relative_error(compiled: Compiled, model: Any) -> float:
+    module, (x,) = model
+    (name,) = [i.name for i in compiled.bundle.inputs]
+    with torch.no_grad():
+        wanted = module(x).numpy()
+    (found,) = Runtime(open_bundle(compiled.bundle.path)).run({name: x.numpy()}).values()
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+def test_the_bundle_computes_what_pytorch_does(compiled: Compiled, model: Any) -> None:
+    assert compiled.parity.relative <= 1e-4
+    assert relative_error(compiled, model) <= 1e-5
+
+
+def test_its_kernels_account_for_its_time(compiled: Compiled) -> None:
+    shares = [row.share for row in compiled.kernels]
+    assert sum(shares) == pytest.approx(1.0)
+    assert shares == sorted(shares, reverse=True)
+    assert sum(row.count for row in compiled.kernels) == sum(
+        compiled.bundle.manifest["extra"]["kernels"].values()
+    )
+
+
+def test_its_json_and_its_table_say_the_same(compiled: Compiled) -> None:
+    plain = json.loads(json.dumps(compiled.as_dict()))
+    low, high = plain["latency_interval_ms"]
+    assert 0 < low <= plain["latency_ms"] <= high
+    assert plain["size_bytes"] == compiled.bundle.size_bytes
+    assert Path(plain["bundle"]).is_dir()
+    table = compiled.table()
+    assert table.row_count == len(plain["kernels"]) == len(compiled.kernels)
+    assert f"{plain['latency_ms']:.2f} ms" in str(table.title)
+
+
+def test_int8_is_smaller_and_close(compiled: Compiled, model: Any) -> None:
+    path = compiled.bundle.path.with_name("int8")
+    int8 = compile_model(model, trials=1, output=path, int8=True)
+    assert int8.bundle.size_bytes < compiled.bundle.size_bytes
+    assert 1e-5 < relative_error(int8, model) <= 0.05
+    assert any("int8" in row.name for row in int8.kernels)
+
+
+def test_int8_leaves_alone_what_the_target_cannot(model: Any) -> None:
+    prepared = prepare(model)
+    assert in_int8(prepared, KNOWN["x86-64-v2"]).weights.keys() == prepared.model.weights.keys()
+    packed = in_int8(prepared, KNOWN["znver4"])
+    assert sum(w.dtype == np.int8 for w in packed.weights.values()) == 4
+
+
+def test_bench_measures_it_in_a_process_of_its_own(
+    compiled: Compiled, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = compiled.bundle.path
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", str(path), "--repeats", "7", "--json"])
+    assert not ended.value.code
+    told = capsys.readouterr()
+    plain = json.loads(told.out)
+    assert len(plain["samples_ms"]) == 7
+    assert plain["protocol"]["repeats"] == 7
+    assert min(plain["samples_ms"]) <= plain["latency_ms"] <= max(plain["samples_ms"])
+    benched = bench_bundle(path, repeats=3)
+    assert benched.protocol.threads == benched.bundle.threads == 1
+    assert benched.table().row_count == 1
+
+
+def test_run_writes_the_outputs(
+    compiled: Compiled, model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, (x,) = model
+    (name,) = [i.name for i in compiled.bundle.inputs]
+    np.savez(tmp_path / "x.npz", **{name: x.numpy()})
+    paths = ["--input", str(tmp_path / "x.npz"), "-o", str(tmp_path / "y.npz")]
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(compiled.bundle.path), *paths, "--json"])
+    assert not ended.value.code
+    plain = json.loads(capsys.readouterr().out)
+    with np.load(tmp_path / "y.npz") as outputs, torch.no_grad():
+        ((output, found),) = outputs.items()
+        np.testing.assert_allclose(found, module(x).numpy(), atol=1e-4)
+    assert plain["outputs"] == {output: [1, 11, 64]}
+
+
+def test_compiling_again_takes_the_kernels_from_the_records(
+    compiled: Compiled, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from codesign.measure import Rig
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("a kernel was timed again")
+
+    monkeypatch.setattr(Rig, "time", refuse)
+    again = compile_model(model, trials=1, output=compiled.bundle.path.with_name("again"))
+    assert {r.name: r.median_us for r in again.kernels} == {
+        r.name: r.median_us for r in compiled.kernels
+    }
+
+
+def test_a_failed_build_is_not_the_users_fault(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from codesign.loop import workshop
+    from codesign.worker import Failure
+
+    monkeypatch.setattr(workshop, "build_model", lambda *args: Failure("error", "no linker"))
+    with pytest.raises(workshop.BuildError, match="could not be built") as raised:
+        compile_model(model, trials=1, output=tmp_path / "b")
+    assert raised.value.exit_code == 1
+    assert "no linker" in raised.value.got
+
+
+def test_threads_are_set_at_build_and_kept(
+    compiled: Compiled, model: Any, tmp_path: Path
+) -> None:
+    two = compile_model(model, threads=2, trials=1, output=tmp_path / "two")
+    assert two.bundle.threads == 2
+    assert bench_bundle(two.bundle.path, repeats=3).protocol.threads == 2
+
+
