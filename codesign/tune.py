@@ -92,7 +92,7 @@ def tune(
     trials: int,
     folder: Path,
     *,
-    space: Space = spaces.schedules,
+    space: Space | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Tuned]:
     """Tune kernels for a target on a device.
@@ -116,7 +116,7 @@ def tune(
     partition = digest([target_key(target), device, versions()])[:16]
     done: dict[str, Tuned] = {}
     with TraceDatabase(folder / partition) as database:
-        tuner = _Tuner(target, device, rig, records, trials, space, database)
+        tuner = _Tuner(target, device, rig, records, trials, space or spaces.schedules, database)
         tasks = []
         for kernel in kernels:
             known = tuner.known(kernel)
@@ -163,7 +163,7 @@ class _Tuner:
 
     def open(self, kernel: Kernel) -> _Task:
         """The candidates of a kernel, and which of them are still to be tried."""
-        every = self.space(kernel.func, self.target)
+        every = self._candidates(kernel)
         candidates: dict[str, Schedule] = {}
         for schedule in every:
             candidates.setdefault(kernel_hash(schedule.mod["main"]), schedule)
@@ -186,6 +186,12 @@ class _Tuner:
         args = kernel_args(kernel.func)
         self.backend.args |= dict.fromkeys(candidates, args)
         return task
+
+    def _candidates(self, kernel: Kernel) -> list[Schedule]:
+        """The candidates of a kernel; of our own spaces one more than there are trials."""
+        if self.space is spaces.schedules:
+            return spaces.schedules(kernel.func, self.target, limit=self.trials + 1)
+        return self.space(kernel.func, self.target)
 
     def run(self, tasks: list[_Task], progress: Progress) -> None:
         """Try all that is pending: first the default of every kernel, then the rest."""

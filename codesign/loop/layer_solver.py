@@ -95,9 +95,7 @@ class LayerSolver:
         """Which units stay, judged by the activations of the dense model: once for all candidates."""
         if (block.name, keep) not in self.kept:
             segment = self.simulator.segment_of(block.second.name)
-            gram = self.gram(
-                self.simulator.dense_stream(segment), block.second.name, Variant()
-            )
+            gram = self.gram(self.simulator.dense_stream(segment), block.second.name, Variant())
             first, second = self.affine(block.first), self.affine(block.second)
             self.kept[block.name, keep] = kept_units(block, first, second, gram, keep)
         return self.kept[block.name, keep]

@@ -81,15 +81,15 @@ class Quantized(NamedTuple):
 
 
 def quantize_reference(x: NDArray[np.float32]) -> Quantized:
-    """What the kernel computes, in NumPy and float32, without the padding to groups of four.
+    """What the kernel computes, in NumPy, without the padding to groups of four.
 
-    Codes may differ by one from the kernel's where a value lies on the edge between two of them,
-    because the processor fuses a multiplication with an addition and NumPy does not.
+    float64 stands for the fused multiply-add of the processor; without one (SSE), codes of values
+    halfway between two may differ by one.
     """
     low = np.minimum(x.min(axis=-1), 0).astype(np.float32)
     high = np.maximum(x.max(axis=-1), 0).astype(np.float32)
     span = np.maximum(high - low, np.float32(SMALLEST_RANGE))
-    inverse = np.float32(STEPS) / span
-    offset = np.floor(np.float32(ROOM) - low * inverse)
+    inverse = (np.float32(STEPS) / span).astype(np.float64)
+    offset = np.floor((ROOM - low * inverse).astype(np.float32)).astype(np.float64)
     q = np.rint(x * inverse[..., None] + offset[..., None]).astype(np.uint8)
     return Quantized(q, span * np.float32(1 / STEPS), offset.astype(np.int32))

@@ -84,12 +84,19 @@ def space_name(func: tirx.PrimFunc) -> str:
     return found[0] if found else DEFAULT
 
 
-def schedules(func: tirx.PrimFunc, target: Target) -> list[s_tir.Schedule]:
+def schedules(
+    func: tirx.PrimFunc, target: Target, limit: int | None = None
+) -> list[s_tir.Schedule]:
     """The schedules worth measuring for ``func`` on ``target``, the best guess first; never empty.
 
     Each schedules the function as ``main`` of its own module; ``func`` itself stays as it is. Every
     choice is in the schedule's trace, so that it can be stored in MetaSchedule's database and applied
     to the unscheduled function again. A function that no space fits gets the default schedule.
+
+    Args:
+        func: an unscheduled kernel.
+        target: what it is for.
+        limit: most schedules to make; each takes tens of milliseconds.
     """
     name = space_name(func)
     found: list[s_tir.Schedule] = []
@@ -103,6 +110,8 @@ def schedules(func: tirx.PrimFunc, target: Target) -> list[s_tir.Schedule]:
                 refused[reason(error)] = None
                 continue
             found.append(sch)
+            if len(found) == limit:
+                break
     if refused:
         _LOG.warning("schedules of space %s that do not fit: %s", name, "; ".join(refused))
     return found or [default_schedule(func, target)]

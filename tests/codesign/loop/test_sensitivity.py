@@ -1,0 +1,103 @@
+"""What each single decision does to the outputs, measured once and then recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codesign.candidate import Candidate
+from codesign.loop.blocks import Decision, block_of, decision_of
+from codesign.loop.layer_solver import LayerSolver
+from codesign.loop.offers import Offers, offers_for
+from codesign.loop.sensitivity import SensitivityProbe, drop_candidate, single
+from codesign.loop.solver import solve_layer
+from codesign.records import Records
+from codesign.records.entries import SensitivityKey
+from codesign.simulate import Simulator
+from passes.formats import Format
+from passes.sites import Layer, find_sites
+from targets.target import host
+
+
+@pytest.fixture(scope="module")
+def simulator(encoder: Callable[..., Any]) -> Simulator:
+    made = encoder(layers=2, seq=11, width=64, heads=4, hidden=96)
+    samples = [made.sample(seed) for seed in range(8)]
+    return Simulator(made.model, find_sites(made.model), host(), samples)
+
+
+@pytest.fixture(scope="module")
+def layer(encoder: Callable[..., Any]) -> Layer:
+    return find_sites(encoder(layers=2, seq=11, width=64, heads=4, hidden=96).model).layers[0]
+
+
+@pytest.fixture(scope="module")
+def solver(encoder: Callable[..., Any], simulator: Simulator) -> LayerSolver:
+    return LayerSolver(encoder(layers=2, seq=11, width=64, heads=4, hidden=96).model, simulator)
+
+
+def key(candidate: Candidate) -> SensitivityKey:
+    return SensitivityKey("model", candidate, "calibration", "1")
+
+
+def offers(layer: Layer, *passes: str) -> dict[str, Offers]:
+    return {s.name: offers_for(block_of(s), host(), passes) for s in (layer.attention, layer.ffn)}
+
+
+def test_more_compression_moves_the_outputs_more(
+    layer: Layer, simulator: Simulator, solver: LayerSolver, tmp_path: Path
+) -> None:
+    with Records(tmp_path / "r.sqlite") as records:
+        probe = SensitivityProbe(lambda: simulator, lambda: solver, records, key)
+        found = probe.layer(layer, offers(layer, "ffn", "sparse", "int8"), True, lambda: None)
+    ffn = block_of(layer.ffn)
+
+    def error(**decision: Any) -> float:
+        return found[Candidate(Decision(**decision).choices(ffn)).key]
+
+    assert 0 < error(keep=64) < error(keep=32)
+    assert error(keep=32) < found[drop_candidate(layer).key]
+    half, quarter = (Format(32, d, host().block) for d in (0.5, 0.25))
+    assert 0 < error(first=half) < error(first=quarter)
+    assert 0 < error(second=half) < error(second=quarter)
+    if host().has_vnni:
+        assert 0 < error(first=Format(8, 1.0, host().block)) < error(first=half)
+
+
+def test_a_single_decision_is_judged_as_the_solver_would_solve_it(
+    layer: Layer, simulator: Simulator, solver: LayerSolver, tmp_path: Path
+) -> None:
+    with Records(tmp_path / "r.sqlite") as records:
+        probe = SensitivityProbe(lambda: simulator, lambda: solver, records, key)
+        found = probe.layer(layer, offers(layer, "ffn", "heads"), False, lambda: None)
+    candidate = Candidate(Decision(keep=64).choices(block_of(layer.ffn)))
+    assert decision_of(candidate, block_of(layer.ffn), host()) == Decision(keep=64)
+    _, change = solve_layer(solver, simulator.dense_stream(layer.name), layer, candidate, host())
+    whole = simulator.sensitivity(layer.name, change)
+    assert found[candidate.key] == pytest.approx(whole, rel=1e-3)
+
+
+def test_what_is_recorded_is_not_computed_again(
+    layer: Layer, simulator: Simulator, solver: LayerSolver, tmp_path: Path
+) -> None:
+    def refuse() -> Any:
+        raise AssertionError("the simulator was made although all is known")
+
+    offered, steps = offers(layer, "ffn"), list[int]()
+    wanted = 1 + sum(len(single(o)) for o in offered.values())
+    with Records(tmp_path / "r.sqlite") as records:
+        probe = SensitivityProbe(lambda: simulator, lambda: solver, records, key)
+        first = probe.layer(layer, offered, True, lambda: steps.append(1))
+        again = SensitivityProbe(refuse, refuse, records, key)
+        assert again.layer(layer, offered, True, lambda: steps.append(1)) == first
+    assert len(first) == wanted
+    assert len(steps) == 2
+
+
+def test_single_decisions_change_one_thing() -> None:
+    form = Format(8, 1.0, 32)
+    found = single(Offers((None, 2), (Format(), form), (Format(), form), ()))
+    assert found == [Decision(2), Decision(first=form), Decision(second=form)]

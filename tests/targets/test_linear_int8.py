@@ -1,0 +1,119 @@
+"""int8 products: exact integer sums, at odd sizes and with the most extreme codes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from targets.kernels.epilogue import with_epilogue
+from targets.kernels.linear_int8 import dense_int8, pack_int8
+from targets.target import find
+
+CASES = [((1,), 30, 35), ((13,), 67, 50), ((2, 17), 52, 100), ((130,), 33, 17)]
+
+
+def arrays(lead, k, n, seed=0):
+    """(q with padding of arbitrary codes, zero, weights)."""
+    rng = np.random.default_rng(seed)
+    q = rng.integers(0, 256, (*lead, -(-k // 4) * 4)).astype(np.uint8)
+    zero = rng.integers(0, 256, lead).astype(np.int32)
+    return q, zero, rng.integers(-127, 128, (n, k)).astype(np.int8)
+
+
+def exact(q, zero, w):
+    """The integer result."""
+    k = w.shape[1]
+    return (q[..., :k].astype(np.int64) - zero[..., None]) @ w.T.astype(np.int64)
+
+
+def arguments(q, zero, w, nb):
+    """Arguments with scales of 1, so that the integers are seen as they are (below 2^24)."""
+    packed, wsum = pack_int8(w, nb)
+    return [q, np.ones(zero.shape, np.float32), zero, packed, np.ones(len(w), np.float32), wsum]
+
+
+@pytest.mark.parametrize(("lead", "k", "n"), CASES)
+def test_dense_int8_is_exact(run, target, lead, k, n):
+    q, zero, w = arrays(lead, k, n)
+    func = dense_int8(lead, k, n, target.block)
+    for (y,) in run(func, target, arguments(q, zero, w, target.block)):
+        np.testing.assert_array_equal(y, exact(q, zero, w))
+
+
+def test_exact_with_threads(run, threaded):
+    q, zero, w = arrays((2, 17), 50, 70)
+    func = dense_int8((2, 17), 50, 70, threaded.block)
+    for (y,) in run(func, threaded, arguments(q, zero, w, threaded.block)):
+        np.testing.assert_array_equal(y, exact(q, zero, w))
+
+
+def test_every_schedule(run, target):
+    q, zero, w = arrays((13,), 67, 50)
+    func = dense_int8((13,), 67, 50, target.block)
+    args = arguments(q, zero, w, target.block)
+    results = [y for (y,) in run(func, target, args, every=True)]
+    assert len(results) >= 4
+    for y in results:
+        np.testing.assert_array_equal(y, exact(q, zero, w))
+
+
+@pytest.mark.parametrize("weight", [-127, 127, -128])
+def test_nothing_saturates(compiled, target, weight):
+    k, n = 64, 33  # 64 * 255 * 128 is below 2^24, so float32 shows every unit
+    q = np.full((5, k), 255, np.uint8)
+    w = np.full((n, k), weight, np.int8)
+    zero = np.array([0, 255, 1, 254, 128], np.int32)
+    kernel = compiled(dense_int8((5,), k, n, target.block), target)
+    y = kernel(arguments(q, zero, w, target.block))[0]
+    np.testing.assert_array_equal(y, exact(q, zero, w))
+    q[:, ::2] = 0
+    w[:, ::3] *= -1
+    y = kernel(arguments(q, zero, w, target.block))[0]
+    np.testing.assert_array_equal(y, exact(q, zero, w))
+
+
+def test_long_sums_stay_in_32_bits(compiled, target):
+    k, n = 3072, 3
+    q, w = np.full((2, k), 255, np.uint8), np.full((n, k), -127, np.int8)
+    zero = np.zeros(2, np.int32)
+    y = compiled(dense_int8((2,), k, n, target.block), target)(
+        arguments(q, zero, w, target.block)
+    )[0]
+    np.testing.assert_array_equal(y, np.float32(-127 * 255 * k))
+
+
+def test_scales_bias_and_residual(run, close, target):
+    lead, k, n = (2, 13), 37, 50
+    q, zero, w = arrays(lead, k, n)
+    rng = np.random.default_rng(1)
+    scale = rng.uniform(1e-3, 1e-1, lead).astype(np.float32)
+    wscale = rng.uniform(1e-4, 1e-2, n).astype(np.float32)
+    bias, residual = (rng.standard_normal(s).astype(np.float32) for s in ((n,), (*lead, n)))
+    packed, wsum = pack_int8(w, target.block)
+    func = with_epilogue(dense_int8(lead, k, n, target.block), bias=True, residual=True)
+    wanted = exact(q, zero, w) * (scale[..., None].astype(np.float64) * wscale) + bias + residual
+    for (y,) in run(func, target, [q, scale, zero, packed, wscale, wsum, bias, residual]):
+        close(y, wanted)
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(rows=st.integers(1, 40), k=st.integers(1, 90), n=st.integers(1, 70), seed=st.integers(0, 9))
+def test_any_size(compiled, rows, k, n, seed):
+    target = find("host")
+    q, zero, w = arrays((2, rows), k, n, seed)
+    kernel = compiled(dense_int8((2, rows), k, n, target.block), target)
+    y = kernel(arguments(q, zero, w, target.block))[0]
+    np.testing.assert_array_equal(y, exact(q, zero, w))
+
+
+def test_packing_keeps_every_weight():
+    _, _, w = arrays((1,), 7, 33)
+    packed, wsum = pack_int8(w, 16)
+    assert packed.shape == (3, 2, 16, 4)
+    flat = packed.transpose(0, 2, 1, 3).reshape(48, 8)
+    np.testing.assert_array_equal(flat[:33, :7], w)
+    assert (flat[33:] == 0).all()
+    assert (flat[:, 7:] == 0).all()
+    np.testing.assert_array_equal(wsum, w.astype(np.int64).sum(1))
