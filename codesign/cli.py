@@ -7,10 +7,13 @@ Exit codes: 0 done, 2 the user's input, 1 ours. TVM and torch are imported insid
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from types import FrameType
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -255,17 +258,44 @@ def doctor(as_json: JsonFlag = False) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the ``codesign`` command: turns errors into exit codes."""
-    try:
-        app(args=argv)
-    except CodesignError as error:
-        err.print(f"error: {error}", style="red", markup=False, highlight=False)
-        sys.exit(getattr(error, "exit_code", 2))
-    except KeyboardInterrupt:
-        err.print("stopped; the same command goes on from here", style="yellow")
-        sys.exit(130)
-    except Exception:
-        traceback.print_exc()
-        err.print(
-            "this is an error of codesign; please report it with the lines above", style="red"
-        )
-        sys.exit(1)
+    with _Interrupts() as interrupts:
+        try:
+            app(args=argv)
+        except CodesignError as error:
+            err.print(f"error: {error}", style="red", markup=False, highlight=False)
+            sys.exit(getattr(error, "exit_code", 2))
+        except KeyboardInterrupt:
+            _stopped()
+        except Exception:
+            if interrupts.seen:
+                _stopped()
+            traceback.print_exc()
+            err.print(
+                "this is an error of codesign; please report it with the lines above", style="red"
+            )
+            sys.exit(1)
+
+
+def _stopped() -> NoReturn:
+    err.print("stopped; the same command goes on from here", style="yellow")
+    sys.exit(130)
+
+
+class _Interrupts:
+    """Remembers Ctrl-C: one that comes while TVM calls back into Python is raised as another error."""
+
+    seen = False
+
+    def __enter__(self) -> _Interrupts:
+        self._before = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._before)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.seen = True
+        raise KeyboardInterrupt

@@ -30,8 +30,8 @@ class Source:
 
     @property
     def name(self) -> str:
-        """A name for the model: that of its file, or of its function."""
-        return self.function or self.path.stem
+        """A name for the model: that of its file."""
+        return self.path.stem
 
 
 def find_source(spec: str | Path) -> Source:

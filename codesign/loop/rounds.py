@@ -26,6 +26,9 @@ from codesign.search import (
     propose,
 )
 
+WORST_LOSS = 0.25
+"""Relative loss of the metric beyond which no candidate is worth its time."""
+
 EACH_ROUND = 4
 """Candidates built between two corrections of the tables."""
 
@@ -153,7 +156,7 @@ class Rounds:
             calls = self.dense.built.calls
             ratio = goal.max_latency_ms * 1e-3 - calibration.per_kernel * calls
             seconds = max(ratio, 1e-6) / calibration.scale
-        return Limits(seconds, loss)
+        return Limits(seconds, loss, WORST_LOSS)
 
 
 def relative_loss(dense: Evaluation, other: Evaluation, metric: str) -> float:

@@ -104,10 +104,14 @@ def test_the_arguments_become_a_request(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"passes": ("prune",)}, {"threads": 0}, {"max_loss": 2.0}, {"measurements": 0}, {"trials": -1}],
+    [
+        {"passes": ("prune",)},
+        {"threads": 0},
+        {"max_loss": 2.0},
+        {"measurements": 0},
+        {"trials": -1},
+    ],
 )
 def test_impossible_settings_are_refused_as_in_a_sweep_file(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
-        api.sweep_model(
-            "net.onnx", quality=made(FIRST), calibration=[], metric="score", **wrong
-        )
+        api.sweep_model("net.onnx", quality=made(FIRST), calibration=[], metric="score", **wrong)

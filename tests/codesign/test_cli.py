@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -100,7 +101,28 @@ def test_errors_become_exit_codes(
     found, out, err = ended([], capsys)
     assert (found, out) == (code, "")
     assert words in " ".join(err.split())
-    assert ("Traceback" in err) == (not isinstance(error, UserError | BuildError | KeyboardInterrupt))
+    assert ("Traceback" in err) == (
+        not isinstance(error, UserError | BuildError | KeyboardInterrupt)
+    )
+
+
+def test_ctrl_c_behind_a_call_of_the_compiler_is_no_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TVM turns a KeyboardInterrupt in a callback into a RuntimeError."""
+
+    def app(args: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RuntimeError from None
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(cli, "app", app)
+    code, _, err = ended([], capsys)
+    assert code == 130
+    assert "Traceback" not in err
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_help_does_not_import_the_compiler() -> None:

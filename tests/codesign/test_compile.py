@@ -144,11 +144,7 @@ def test_a_failed_build_is_not_the_users_fault(
     assert "no linker" in raised.value.got
 
 
-def test_threads_are_set_at_build_and_kept(
-    compiled: Compiled, model: Any, tmp_path: Path
-) -> None:
+def test_threads_are_set_at_build_and_kept(compiled: Compiled, model: Any, tmp_path: Path) -> None:
     two = compile_model(model, threads=2, trials=1, output=tmp_path / "two")
     assert two.bundle.threads == 2
     assert bench_bundle(two.bundle.path, repeats=3).protocol.threads == 2
-
-

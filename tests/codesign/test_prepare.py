@@ -38,9 +38,7 @@ def test_the_hash_names_graph_and_weights() -> None:
     assert prepare((module, EXAMPLE)).hash != one
 
 
-def test_a_file_and_its_dimensions(
-    tmp_path: Path, onnx_example: Callable[[str], Path]
-) -> None:
+def test_a_file_and_its_dimensions(tmp_path: Path, onnx_example: Callable[[str], Path]) -> None:
     assert len(prepare(onnx_example("encoder post")).sites.layers) == 2
     program = torch.export.export(
         net(), EXAMPLE, dynamic_shapes={"src": {1: torch.export.Dim("seq", min=2, max=64)}}

@@ -305,7 +305,7 @@ def test_ctrl_c_ends_it_with_a_word_of_how_to_go_on(tmp_path: Path) -> None:
     _wait(process, lambda: _stored(records, "trials") >= 1)
     os.killpg(process.pid, signal.SIGINT)
     _, told = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, told
     assert "the same command goes on" in told
     assert "Traceback" not in told
     counts = run_counts(tmp_path / "run")

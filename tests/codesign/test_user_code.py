@@ -55,7 +55,9 @@ def test_a_sample_that_does_not_fit_is_named_by_its_number(
     assert raised.value.allowed
 
 
-@pytest.mark.parametrize("sample", [np.zeros((1, 3)), [1, 2], None, {"x": "text", "ids": GOOD["ids"]}])
+@pytest.mark.parametrize(
+    "sample", [np.zeros((1, 3)), [1, 2], None, {"x": "text", "ids": GOOD["ids"]}]
+)
 def test_a_sample_that_is_no_dict_of_arrays(sample: Any) -> None:
     with pytest.raises(UserError, match="calibration sample 0"):
         calibration_samples([sample], INPUTS)

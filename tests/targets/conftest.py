@@ -19,7 +19,12 @@ Outputs = Callable[..., Iterator[list[Array]]]
 GUARD = 1024
 """Bytes before and after every output that no kernel may touch."""
 
-NAMES = {"host": ("host", 1), "host-2": ("host", 2), "avx2": ("x86-64-v3", 1), "avx2-2": ("x86-64-v3", 2)}
+NAMES = {
+    "host": ("host", 1),
+    "host-2": ("host", 2),
+    "avx2": ("x86-64-v3", 1),
+    "avx2-2": ("x86-64-v3", 2),
+}
 
 
 def a_target(name: str) -> Target:

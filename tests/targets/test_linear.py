@@ -87,9 +87,7 @@ def test_zeros_and_extremes(compiled, target):
 
 
 @settings(max_examples=8, deadline=None, derandomize=True)
-@given(
-    rows=st.integers(1, 40), batch=st.integers(1, 2), k=st.integers(1, 70), n=st.integers(1, 70)
-)
+@given(rows=st.integers(1, 40), batch=st.integers(1, 2), k=st.integers(1, 70), n=st.integers(1, 70))
 def test_any_size(compiled, close, rows, batch, k, n):
     target = find("host")
     x, w = arrays((batch, rows), k, n)

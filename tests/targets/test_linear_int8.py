@@ -78,9 +78,9 @@ def test_long_sums_stay_in_32_bits(compiled, target):
     k, n = 3072, 3
     q, w = np.full((2, k), 255, np.uint8), np.full((n, k), -127, np.int8)
     zero = np.zeros(2, np.int32)
-    y = compiled(dense_int8((2,), k, n, target.block), target)(
-        arguments(q, zero, w, target.block)
-    )[0]
+    y = compiled(dense_int8((2,), k, n, target.block), target)(arguments(q, zero, w, target.block))[
+        0
+    ]
     np.testing.assert_array_equal(y, np.float32(-127 * 255 * k))
 
 

@@ -69,7 +69,7 @@ def test_a_function_of_a_python_file_is_imported_with_its_names(source: Path) ->
     ]
     assert list(model.weights) == ["table.weight", "head.weight", "head.bias"]
     assert [s.shape for s in model.outputs] == [(2, 7, 3), (2, 5)]
-    assert model.name == "model"
+    assert model.name == source.stem
     assert imported.parity.original == "PyTorch"
     assert imported.parity.relative <= imported.parity.tolerance == 1e-4
 

@@ -48,9 +48,7 @@ formats = st.builds(
     density=st.sampled_from([1.0, 0.75, 0.5, 0.25]),
     block=st.just(TARGET.block),
 )
-decisions = st.builds(
-    Decision, keep=st.none() | st.integers(1, 3), first=formats, second=formats
-)
+decisions = st.builds(Decision, keep=st.none() | st.integers(1, 3), first=formats, second=formats)
 
 
 @given(st.lists(decisions, min_size=4, max_size=4))

@@ -43,9 +43,7 @@ def lowered(alone: Model, block: Block, decision: Decision) -> Counter[str]:
     units = None if decision.keep is None else np.arange(decision.keep)
     rows = rows_of(block, units)
     first = placeholder(block.first, decision.first, len(rows.first), block.first.in_features)
-    second = placeholder(
-        block.second, decision.second, block.second.out_features, len(rows.second)
-    )
+    second = placeholder(block.second, decision.second, block.second.out_features, len(rows.second))
     return KernelBook().count(rewrite_block(alone, block, units, first, second, TARGET), TARGET)
 
 
@@ -99,10 +97,13 @@ def test_placeholders_have_the_shape_of_what_will_be_solved() -> None:
     linear = Linear("x", "w", "b", 16, 100, 70)
     solved = placeholder(linear, Format(8, 0.5, 32), 70, 50)
     assert solved.weight.shape == (70, 50)
-    assert solved.bias is not None and solved.bias.shape == (70,)
-    assert solved.mask is not None and solved.mask.shape == (3, 13)
+    assert solved.bias is not None
+    assert solved.bias.shape == (70,)
+    assert solved.mask is not None
+    assert solved.mask.shape == (3, 13)
     assert (solved.mask.sum(axis=1) == solved.format.kept_groups(50)).all()
-    assert solved.scale is not None and solved.scale.shape == (70,)
+    assert solved.scale is not None
+    assert solved.scale.shape == (70,)
     assert placeholder(linear, DENSE, 70, 100).mask is None
 
 

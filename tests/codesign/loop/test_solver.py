@@ -194,9 +194,7 @@ def test_solving_beats_cutting_without_a_solution(net: Any, simulator: Simulator
     assert 0 < solved < simulator.sensitivity(layer.name, naive)
 
 
-def test_later_layers_are_fitted_to_what_earlier_ones_leave(
-    net: Any, simulator: Simulator
-) -> None:
+def test_later_layers_are_fitted_to_what_earlier_ones_leave(net: Any, simulator: Simulator) -> None:
     """Sequential solving: a block behind a compressed one is solved again although it is dense."""
     solver = LayerSolver(net.model, simulator)
     first, second = net.sites.layers

@@ -58,9 +58,7 @@ def test_no_decision_costs_what_the_dense_model_does(
     assert not tables.candidate((0,) * len(tables.groups)).choices
 
 
-def test_an_option_costs_what_its_kernels_do(
-    space: Space, sensitivities: Sensitivities
-) -> None:
+def test_an_option_costs_what_its_kernels_do(space: Space, sensitivities: Sensitivities) -> None:
     tables, seconds = tables_of(space, sensitivities, work(space)), work(space)
     names = [group.name for group in tables.groups]
     at = names.index("layer1.ffn")
@@ -71,7 +69,9 @@ def test_an_option_costs_what_its_kernels_do(
             kernels[kernel] = kernels.get(kernel, 0) + n
         assert min(kernels.values()) >= 0
         assert tables.totals(picks)[0] == pytest.approx(seconds(kernels))
-        assert tables.groups[at].options[i].choices == decision.choices(blocks_of(space.layers[1])[1])
+        assert tables.groups[at].options[i].choices == decision.choices(
+            blocks_of(space.layers[1])[1]
+        )
 
 
 def test_a_dropped_layer_costs_nothing(space: Space, sensitivities: Sensitivities) -> None:

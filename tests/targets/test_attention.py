@@ -1,0 +1,63 @@
+"""Attention against float64: odd lengths, every shape of bias, masks and extreme scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from targets.kernels.attention import attention
+
+CASES = [
+    (1, 1, 3, 16, None),
+    (2, 13, 3, 16, (2, 1, 1, 13)),
+    (1, 17, 2, 20, (1, 2, 17, 17)),
+    (1, 130, 1, 32, (1, 1, 1, 130)),
+]
+
+
+def reference(qkv, bias, heads, scale):
+    batch, seq, width = qkv.shape
+    parts = qkv.astype(np.float64).reshape(batch, seq, 3, heads, width // 3 // heads)
+    q, k, v = parts.transpose(2, 0, 3, 1, 4)
+    scores = scale * q @ k.swapaxes(-1, -2) + (0 if bias is None else bias.astype(np.float64))
+    e = np.exp(scores - scores.max(-1, keepdims=True))
+    mixed = (e / e.sum(-1, keepdims=True)) @ v
+    return mixed.transpose(0, 2, 1, 3).reshape(batch, seq, -1)
+
+
+def inputs(batch, seq, heads, dim, shape):
+    rng = np.random.default_rng(0)
+    qkv = rng.standard_normal((batch, seq, 3 * heads * dim)).astype(np.float32)
+    return qkv, None if shape is None else rng.standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(("batch", "seq", "heads", "dim", "shape"), CASES)
+def test_attention(run, close, target, batch, seq, heads, dim, shape):
+    qkv, bias = inputs(batch, seq, heads, dim, shape)
+    func = attention(batch, seq, heads, dim, shape, dim**-0.5)
+    args = [qkv] if bias is None else [qkv, bias]
+    for (y,) in run(func, target, args, every=seq == 17):
+        close(y, reference(qkv, bias, heads, dim**-0.5))
+
+
+def test_with_threads(run, close, threaded):
+    qkv, bias = inputs(2, 17, 3, 16, (2, 1, 1, 17))
+    func = attention(2, 17, 3, 16, (2, 1, 1, 17), 0.25)
+    for (y,) in run(func, threaded, [qkv, bias], every=True):
+        close(y, reference(qkv, bias, 3, 0.25))
+
+
+def test_masked_and_extreme_scores(compiled, close, target):
+    qkv, _ = inputs(2, 21, 2, 16, None)
+    bias = np.zeros((2, 1, 1, 21), np.float32)
+    bias[0, ..., 9:] = np.finfo(np.float32).min
+    bias[1] = -1e9  # every key masked alike: the mask cancels
+    kernel = compiled(attention(2, 21, 2, 16, bias.shape, 0.25), target)
+    y = kernel([qkv, bias])[0]
+    close(y[:1], reference(qkv[:1, :, :], bias[:1], 2, 0.25))
+    wanted = np.broadcast_to(qkv[1, :, 64:].mean(0, dtype=np.float64), (21, 32))
+    close(y[1], wanted, 1e-5)
+    sharp = qkv * np.float32(100)  # one key takes all
+    y = kernel([sharp, 0 * bias])[0]
+    close(y, reference(sharp, None, 2, 0.25), 1e-4)
+    assert (kernel([0 * qkv, bias])[0] == 0).all()

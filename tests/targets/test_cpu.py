@@ -1,0 +1,37 @@
+"""Reading what the processor is from the text of /proc/cpuinfo."""
+
+from __future__ import annotations
+
+import os
+
+from targets.cpu import parse_cpuinfo, this_processor
+
+TEXT = """processor\t: 0
+vendor_id\t: AuthenticAMD
+model name\t: AMD EPYC 9R14
+flags\t\t: fpu pni sse4_1 sse4_2 abm bmi1 avx512_vnni avx512f fma
+
+processor\t: 1
+vendor_id\t: Another
+flags\t\t: neon
+"""
+
+
+def test_the_first_processor_in_the_spelling_of_llvm():
+    vendor, model, features = parse_cpuinfo(TEXT)
+    assert (vendor, model) == ("AuthenticAMD", "AMD EPYC 9R14")
+    assert features == set("fpu sse3 sse4.1 sse4.2 lzcnt bmi avx512vnni avx512f fma".split())
+
+
+def test_arm_calls_them_features():
+    assert parse_cpuinfo("processor : 0\nFeatures : fp asimd\n") == ("", "", {"fp", "asimd"})
+
+
+def test_nothing_told():
+    assert parse_cpuinfo("") == ("", "", frozenset())
+
+
+def test_this_machine():
+    cpu = this_processor()
+    assert 1 <= cpu.cores <= (os.cpu_count() or 1)
+    assert cpu.model

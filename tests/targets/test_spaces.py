@@ -1,0 +1,79 @@
+"""Spaces: found by the mark on the anchor, never empty, replayable from the trace."""
+
+from __future__ import annotations
+
+import pytest
+import tvm
+from tvm import s_tir, te, topi
+
+from targets.kernels.attention import attention
+from targets.kernels.epilogue import with_epilogue
+from targets.kernels.linear import dense
+from targets.kernels.linear_int8 import dense_int8
+from targets.kernels.linear_sparse import sparse
+from targets.kernels.linear_sparse_int8 import sparse_int8
+from targets.kernels.norm import layer_norm
+from targets.kernels.primfunc import dims, prim_func
+from targets.kernels.quantize import quantize_rows
+from targets.kernels.softmax import softmax
+from targets.kernels.spaces import DEFAULT, schedules, space_name
+from targets.target import KNOWN, find
+
+
+def kernels(nb):
+    """One kernel of every family."""
+    lead = (1, 13)
+    return {
+        "linear": with_epilogue(dense(lead, 24, 50, nb), bias=True, activation="gelu"),
+        "linear_int8": dense_int8(lead, 24, 50, nb),
+        "linear_sparse": sparse(lead, 24, 50, nb, 6),
+        "linear_sparse_int8": with_epilogue(sparse_int8(lead, 24, 50, nb, 3), residual=True),
+        "quantize": quantize_rows(lead, 256),
+        "layer_norm": layer_norm((*lead, 256), 1e-5),
+        "softmax": softmax((*lead, 256)),
+        "attention": attention(1, 13, 2, 16, (1, 1, 1, 13), 0.25),
+    }
+
+
+FAMILIES = list(kernels(16))
+
+
+@pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3", "x86-64-v4", "alderlake", "znver4"])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_its_space_on_every_target(caplog, family, name, threads):
+    target = find(name, threads)
+    func = kernels(target.block)[family]
+    assert space_name(func) == family
+    found = schedules(func, target)
+    assert found
+    assert not caplog.records, "a schedule was refused"
+    scripts = {sch.mod.script() for sch in found}
+    assert len(scripts) == len(found), "a schedule was made twice"
+    assert all(("T.parallel" in s) == (threads > 1) for s in scripts)
+    assert all("T.vectorized" in s or "vpdpbusd" in s for s in scripts)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_function_stays_and_the_trace_gives_the_schedule_again(family):
+    target = find("znver4")
+    func = kernels(target.block)[family]
+    before = func.script()
+    first = schedules(func, target)[0]
+    assert func.script() == before
+    copy = s_tir.renew_defs(func.with_attr("global_symbol", "main"))
+    again = s_tir.Schedule(tvm.IRModule({"main": copy}))
+    s_tir.schedule.Trace.apply_json_to_schedule(first.trace.as_json(), again)
+    tvm.ir.assert_structural_equal(again.mod["main"], first.mod["main"])
+
+
+def test_any_other_function_has_the_default_space():
+    x = te.placeholder(dims(3, 5), "float32", name="x")
+    func = prim_func([x, topi.negative(x)])
+    assert space_name(func) == DEFAULT
+    assert len(schedules(func, find("x86-64-v3"))) == 1
+
+
+def test_every_known_target_can_be_used():
+    for target in KNOWN.values():
+        assert schedules(dense((3,), 8, 8, target.block), target)

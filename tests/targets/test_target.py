@@ -1,0 +1,85 @@
+"""Targets are data: widths, threads, features, and the names a person may give."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from targets.cpu import Processor
+from targets.errors import TargetError
+from targets.target import KNOWN, find, host
+
+
+def test_widths():
+    assert (find("znver4").lanes, find("znver4").block) == (16, 32)
+    assert (find("x86-64-v3").lanes, find("x86-64-v3").block) == (8, 16)
+    with_vnni = {name for name, target in KNOWN.items() if target.has_vnni}
+    assert "znver4" in with_vnni
+    assert "alderlake" in with_vnni
+    assert not with_vnni & {"x86-64-v2", "x86-64-v3", "x86-64-v4", "skylake-avx512"}
+
+
+def test_threads():
+    two = find("x86-64-v3", 2)
+    assert two.threads == 2
+    assert str(two) == "x86-64-v3 (2 threads)"
+    assert str(two.with_threads(1)) == "x86-64-v3 (1 thread)"
+    with pytest.raises(TargetError) as caught:
+        two.with_threads(0)
+    assert caught.value.got == "0"
+
+
+def test_tvm_knows_every_target_and_its_features():
+    for target in KNOWN.values():
+        made = target.with_threads(3).tvm()
+        assert str(made.attrs["mcpu"]) == target.mcpu
+        assert int(made.attrs["num-cores"]) == 3
+
+
+def test_unknown_names_say_what_is_known():
+    with pytest.raises(TargetError) as caught:
+        find("znver44")
+    assert caught.value.got == "znver44"
+    assert "x86-64-v3" in caught.value.allowed
+    assert "znver" in caught.value.next
+    with pytest.raises(TargetError) as caught:
+        find("!")
+    assert "codesign targets" in caught.value.next
+
+
+def processor(vendor, features):
+    return lambda: Processor(vendor, "a model", frozenset(features), 4)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "like", "extra", "name"),
+    [
+        ("AuthenticAMD", "znver4", (), "znver4"),
+        ("GenuineIntel", "znver4", (), "icelake-server"),  # AMD's names are for AMD
+        ("AuthenticAMD", "x86-64-v3", ("sha",), "x86-64-v3"),
+        ("GenuineIntel", "skylake-avx512", (), "skylake-avx512"),
+        ("", "x86-64-v2", (), "x86-64-v2"),
+    ],
+)
+def test_host_is_the_best_that_fits(monkeypatch, vendor, like, extra, name):
+    features = {*KNOWN[like].features, *extra}
+    monkeypatch.setattr("targets.target.this_processor", processor(vendor, features))
+    found = host(2)
+    assert (found.name, found.threads, found.description) == (name, 2, "a model")
+    assert not found.missing()
+    assert find("host") == find("this-machine") == host()
+
+
+def test_a_machine_that_nothing_fits(monkeypatch):
+    monkeypatch.setattr("targets.target.this_processor", processor("ARM", {"neon"}))
+    with pytest.raises(TargetError) as caught:
+        host()
+    assert "neon" in caught.value.got
+    assert find("x86-64-v2").missing() == KNOWN["x86-64-v2"].features
+
+
+def test_targets_are_read_without_tvm():
+    code = "import sys, targets.target, targets.link; sys.exit('tvm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
