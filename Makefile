@@ -26,7 +26,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/codesign sweep examples/minilm.toml $(DEMO_FLAGS)
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_FLAGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

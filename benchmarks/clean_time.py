@@ -1,9 +1,8 @@
 """Timing on a machine that others use too: only calls between two undisturbed ones count.
 
 Before and after each timed call a fixed loop of register-only multiply-adds runs. Where it is slower
-than its best by more than a few percent, someone else had the other half of the core, or the clock was
-low, and the call between is not counted. With one thread the seconds are those that the thread had the
-processor; with more they are those that passed.
+than its best by more than a few percent, someone else had the core or the clock was low, and the call
+between is not counted.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from benchmarks.peers.statistics import median, median_interval
 from targets.kernels.peak import fma_peak, vnni_peak
 from targets.target import Target
 
-_ROUNDS = 10_000  # about 35 us a loop
+_ROUNDS = 20_000  # about 70 us a loop
 _TOLERANCE = 1.04
 _TIMED_SECONDS = 60e-6  # calls are repeated until a sample takes at least this long
 
@@ -29,7 +28,7 @@ class Timing:
     """Seconds a call took.
 
     Attributes:
-        samples: of the undisturbed calls; if there were none, of all.
+        samples: of the undisturbed calls; if there were none, the fastest quarter of all.
         disturbed: calls that were not counted.
         clean: False if no call was undisturbed.
     """
@@ -57,9 +56,6 @@ class Clock:
     operations: int = 0
     _loop: Callable[[], object] = field(init=False, repr=False)
 
-    def _now(self) -> float:
-        return time.thread_time() if self.target.threads == 1 else time.perf_counter()
-
     def __post_init__(self) -> None:
         func, self.operations = fma_peak(self.target, _ROUNDS)
         self._loop = _bound(func, self.target, "float32", self.target.lanes)
@@ -68,9 +64,9 @@ class Clock:
 
     def _probe(self) -> float:
         """Seconds of one run of the loop; remembers the best."""
-        start = self._now()
+        start = time.perf_counter()
         self._loop()
-        seconds = self._now() - start
+        seconds = time.perf_counter() - start
         self.best = min(self.best, seconds)
         return seconds
 
@@ -82,19 +78,19 @@ class Clock:
     def measure(self, call: Callable[[], object], count: int, limit_s: float) -> Timing:
         """Time ``call`` until ``count`` undisturbed samples or ``limit_s`` seconds."""
         call()
-        start = self._now()
+        start = time.perf_counter()
         call()
-        repeats = max(1, round(_TIMED_SECONDS / (self._now() - start)))
+        repeats = max(1, round(_TIMED_SECONDS / (time.perf_counter() - start)))
         samples: list[tuple[float, float]] = []
         clean: list[float] = []
         deadline = time.perf_counter() + limit_s
         while len(clean) < count and time.perf_counter() < deadline:
             self._probe()
             before = self._probe()
-            start = self._now()
+            start = time.perf_counter()
             for _ in range(repeats):
                 call()
-            seconds = (self._now() - start) / repeats
+            seconds = (time.perf_counter() - start) / repeats
             slowest = max(before, self._probe())
             samples.append((slowest, seconds))
             clean = [s for probe, s in samples if probe <= _TOLERANCE * self.best]
@@ -102,7 +98,8 @@ class Clock:
                 time.sleep(0.005)
         if clean:
             return Timing(tuple(clean), len(samples) - len(clean), True)
-        return Timing(tuple(s for _, s in samples), 0, False)
+        fastest = sorted(s for _, s in samples)[: max(1, len(samples) // 4)]
+        return Timing(tuple(fastest), len(samples) - len(fastest), False)
 
 
 def vnni_call(target: Target) -> tuple[Callable[[], object], int]:

