@@ -9,7 +9,7 @@ from tvm import relax, tirx
 
 from targets.target import find
 
-F, B, I = "float32", "bool", "int64"
+F, B, INT = "float32", "bool", "int64"
 op, nn = relax.op, relax.op.nn
 
 OPERATORS = {
@@ -29,7 +29,7 @@ OPERATORS = {
     "reshape": (lambda a: op.reshape(a, (2, 13, 4, 16)), ((2, 13, 64), F)),
     "concat": (lambda a, b: op.concat([a, b], axis=1), ((2, 13, 64), F), ((2, 5, 64), F)),
     "split": (lambda a: op.split(a, 3, axis=-1)[1], ((2, 13, 96), F)),
-    "take rows": (lambda a, i: op.take(a, i, axis=0), ((50, 64), F), ((2, 13), I)),
+    "take rows": (lambda a, i: op.take(a, i, axis=0), ((50, 64), F), ((2, 13), INT)),
     "take columns": (lambda a, i: op.take(a, i, axis=1), ((2, 50, 3), F), ((7,), "int32")),
     "where": (lambda c, a, b: op.where(c, a, b), ((2, 64), B), ((2, 64), F), ((64,), F)),
     "mean over tokens": (lambda a: op.mean(a, axis=1), ((2, 13, 64), F)),
@@ -44,20 +44,19 @@ OPERATORS = {
     ),
     "max pool": (lambda a: nn.max_pool2d(a, (2, 2), strides=(2, 2)), ((1, 3, 16, 16), F)),
     "pad": (lambda a: nn.pad(a, (0, 0, 1, 1)), ((3, 64), F)),
-    "cast": (lambda a: op.astype(a, I), ((3, 64), F)),
+    "cast": (lambda a: op.astype(a, INT), ((3, 64), F)),
     "compare": (lambda a, b: op.less(a, b), ((3, 64), F), ((3, 64), F)),
     "and": (lambda a, b: op.logical_and(a, b), ((3, 64), B), ((3, 64), B)),
     "tril": (lambda a: op.tril(a, 0), ((64, 64), F)),
-    "integer remainder": (lambda a, b: op.floor_mod(a, b), ((3, 64), I), ((3, 64), I)),
+    "integer remainder": (lambda a, b: op.floor_mod(a, b), ((3, 64), INT), ((3, 64), INT)),
     "half precision": (lambda a: op.astype(op.add(a, a), F), ((3, 64), "float16")),
     "scatter": (
         lambda a, i, u: op.scatter_elements(a, i, u, axis=1),
         ((3, 64), F),
-        ((3, 4), I),
+        ((3, 4), INT),
         ((3, 4), F),
     ),
-    "gather": (lambda a, i: op.gather_nd(a, i), ((5, 6, 16), F), ((4, 2), I)),
-    "scalar": (lambda a: op.add(a, a), ((), F)),
+    "gather": (lambda a, i: op.gather_nd(a, i), ((5, 6, 16), F), ((4, 2), INT)),
     "much": (lambda a: op.multiply(a, a), ((2, 128, 384), F)),
 }
 
