@@ -17,7 +17,7 @@ from codesign.frontier import Baseline, Frontier, Point
 from codesign.loop.candidates import Judge
 from codesign.loop.finals import Final, Finals
 from codesign.loop.kernel_table import kernel_rows
-from codesign.loop.rounds import Rounds, end_to_end, relative_loss
+from codesign.loop.rounds import USUAL_LOSS, Rounds, end_to_end, relative_loss
 from codesign.loop.tables import Space
 from codesign.pareto import front
 from codesign.report import (
@@ -34,9 +34,6 @@ from codesign.schema import dump
 from codesign.versions import versions
 
 BUNDLES = "bundles"
-
-USUAL_LOSS = 0.01
-"""Relative loss that is reported on where the user set no goal."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ from codesign.search import (
     propose,
 )
 
+USUAL_LOSS = 0.01
+"""Relative loss that each round aims at, and that the outcome tells of, where the user set no goal."""
+
 WORST_LOSS = 0.25
 """Relative loss of the metric beyond which no candidate is worth its time."""
 
@@ -156,7 +159,7 @@ class Rounds:
             calls = self.dense.built.calls
             ratio = goal.max_latency_ms * 1e-3 - calibration.per_kernel * calls
             seconds = max(ratio, 1e-6) / calibration.scale
-        return Limits(seconds, loss, WORST_LOSS)
+        return Limits(seconds, loss, WORST_LOSS, USUAL_LOSS)
 
 
 def relative_loss(dense: Evaluation, other: Evaluation, metric: str) -> float:

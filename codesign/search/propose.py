@@ -20,11 +20,13 @@ class Limits:
         max_seconds: end-to-end latency, before calibration.
         max_loss: relative loss of the metric.
         worst_loss: plans expected to lose more are never worth building.
+        focus_loss: what to aim at first where ``max_loss`` sets no goal; excludes nothing.
     """
 
     max_seconds: float | None = None
     max_loss: float | None = None
     worst_loss: float = 0.5
+    focus_loss: float | None = None
 
 
 def propose(
@@ -75,8 +77,9 @@ def _new(tables: Tables, plans: Sequence[Plan], done: set[str]) -> list[Plan]:
 def _at_goals(plans: Sequence[Plan], correction: Correction, limits: Limits) -> list[Plan]:
     """The fastest plan within the loss, and the best one within the latency."""
     found: list[Plan] = []
-    if limits.max_loss is not None:
-        found += [p for p in plans if correction.loss(p.error) <= limits.max_loss][:1]
+    loss = limits.focus_loss if limits.max_loss is None else limits.max_loss
+    if loss is not None:
+        found += [p for p in plans if correction.loss(p.error) <= loss][:1]
     if limits.max_seconds is not None:
         within = [p for p in plans if p.seconds <= limits.max_seconds]
         found += [min(within, key=lambda p: p.error)] if within else []
