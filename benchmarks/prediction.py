@@ -24,7 +24,7 @@ from rich.table import Table
 from codesign.config import load_config, override
 from codesign.device import this_device
 from codesign.latency import agreement
-from codesign.loop.blocks import Decision, block_of, blocks_of
+from codesign.loop.blocks import Decision, blocks_of
 from codesign.loop.costs import placeholder
 from codesign.loop.layer_solver import rows_of
 from codesign.loop.rewrite import rewrite_block
@@ -66,7 +66,7 @@ def random_model(prepared: Prepared, space: Space, target: Target, rng: random.R
                 rng.choice(offers.keeps), rng.choice(offers.first), rng.choice(offers.second)
             )
             units = None if choice.keep is None else np.arange(choice.keep)
-            rows = rows_of(block_of(block.site), units)
+            rows = rows_of(block, units)
             first = placeholder(block.first, choice.first, len(rows.first), block.first.in_features)
             second = placeholder(
                 block.second, choice.second, block.second.out_features, len(rows.second)

@@ -243,7 +243,7 @@ def targets(as_json: JsonFlag = False) -> None:
 @app.command(epilog="Example: codesign doctor")
 def doctor(as_json: JsonFlag = False) -> None:
     """Check versions, linker, processor and a real kernel; say the command that mends what is wrong."""
-    from codesign.doctor import examine
+    from codesign.doctor import examine, healthy
 
     checks = examine()
     if as_json:
@@ -252,7 +252,7 @@ def doctor(as_json: JsonFlag = False) -> None:
         from codesign.listing import doctor_table
 
         out.print(doctor_table(checks))
-    if any(check.status == "fail" for check in checks):
+    if not healthy(checks):
         raise typer.Exit(1)
 
 

@@ -156,8 +156,3 @@ def _probe(array: NDArray[np.generic]) -> list[float | None]:
     flat = array.reshape(-1)
     step = max(1, flat.size // _PROBES)
     return [float(v) if np.isfinite(v) else None for v in flat[::step][:_PROBES]]
-
-
-def forget_libraries() -> None:
-    """Drop loaded libraries, so that their files can be replaced."""
-    _library.cache_clear()
