@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from codesign.bundle import open_bundle
 from codesign.candidate import Candidate
 from codesign.device import measure_key
 from codesign.errors import UserError
 from codesign.loop.layer_solver import LayerSolver
-from codesign.loop.solver import solve_candidate
+from codesign.loop.rewrite import rewrite_candidate
+from codesign.loop.solver import SolvedCandidate, solve_candidate, solve_side_by_side
 from codesign.loop.workshop import Built, Workshop
 from codesign.machine import cores
 from codesign.measurement import Measurement
@@ -65,27 +67,37 @@ class Judge:
         """Where the bundle of a candidate is."""
         return self.folder / ("dense" if not candidate.choices else candidate.key[:12])
 
-    def build(self, candidate: Candidate) -> tuple[Built, float | None]:
+    def solve(
+        self, candidates: Sequence[Candidate], goes_on: Callable[[], bool] = lambda: True
+    ) -> dict[str, SolvedCandidate]:
+        """Solve what has no bundle yet: key -> what came out; see `solve_side_by_side`."""
+        todo = [c for c in candidates if c.choices and self._bundle(c) is None]
+        if not todo:
+            return {}
+        sites, target = self.prepared.sites, self.workshop.target
+        simulator, solver = self.simulator(), self.solver()
+
+        def solve(candidate: Candidate, step: Callable[[], None]) -> SolvedCandidate:
+            return solve_candidate(sites, simulator, solver, candidate, target, step)
+
+        return solve_side_by_side(todo, solve, goes_on)
+
+    def build(
+        self, candidate: Candidate, solved: SolvedCandidate | None = None
+    ) -> tuple[Built, float | None]:
         """The candidate's bundle, solved and built unless it is there already; and its output error."""
         known = self._bundle(candidate)
         if known is not None:
             return known
-        model, error = self.prepared.model, 0.0
-        if candidate.choices:
-            simulator = self.simulator()
-            solved = solve_candidate(
-                self.prepared.model,
-                self.prepared.sites,
-                simulator,
-                self.solver(),
-                candidate,
-                self.workshop.target,
-            )
-            model, error = solved.model, solved.output_error
+        if solved is None:
+            solved = self.solve([candidate]).get(candidate.key, SolvedCandidate())
+        target = self.workshop.target
+        model = rewrite_candidate(self.prepared.model, solved.blocks, solved.dropped, target)
         choices = [c.plain() | {"setting": dict(c.setting)} for c in candidate]
-        extra = {"candidate": candidate.key, "model": self.prepared.hash, "output_error": error}
-        extra["solver"] = self.solver_version
-        return self.workshop.build(model, self.path(candidate), choices, extra), error
+        extra: dict[str, Any] = {"candidate": candidate.key, "model": self.prepared.hash}
+        extra |= {"output_error": solved.output_error, "solver": self.solver_version}
+        built = self.workshop.build(model, self.path(candidate), choices, extra)
+        return built, solved.output_error
 
     def _bundle(self, candidate: Candidate) -> tuple[Built, float | None] | None:
         """The bundle as an earlier session left it, if it is whole and of the same solver."""

@@ -92,13 +92,14 @@ class Rounds:
 
     def _round(self, plans: list[Plan], number: int) -> None:
         calibration = self.calibration()
+        candidates = [self.tables.candidate(plan.picks) for plan in plans]
+        solved = self.judge.solve(candidates, lambda: time.monotonic() < self.deadline)
         built = []
-        for plan in plans:
-            if time.monotonic() > self.deadline:
-                break
-            candidate = self.tables.candidate(plan.picks)
+        for plan, candidate in zip(plans, candidates, strict=True):
+            if candidate.key not in solved and time.monotonic() > self.deadline:
+                continue
             try:
-                made, error = self.judge.build(candidate)
+                made, error = self.judge.build(candidate, solved.pop(candidate.key, None))
             except BuildError as failure:
                 self.failed[candidate.key] = str(failure)
                 continue

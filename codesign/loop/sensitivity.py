@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from codesign.candidate import Candidate, Choice
 from codesign.loop.blocks import DENSE, DROP, Block, Decision, blocks_of
-from codesign.loop.layer_solver import LayerSolver, effective, merged
+from codesign.loop.layer_solver import Index, LayerSolver, effective, merged
 from codesign.loop.offers import Offers
 from codesign.machine import cores
 from codesign.records import Records
@@ -163,9 +163,9 @@ class SensitivityProbe:
         first, second = self.solver().affine(block.first), self.solver().affine(block.second)
         stream = self.simulator().dense_stream(layer.name)
         gram = self.solver().gram(stream, block.second.name, Variant())
-        for keep, fitted in zip(
-            keeps, fitted_units(block, first, second, gram, keeps), strict=True
-        ):
+        kept_units = fitted_units(block, first, second, gram, keeps)
+        for keep, (units, fitted) in zip(keeps, kept_units, strict=True):
+            self.solver().kept[block.name, keep] = units
             solved = Solved(DENSE, np.asarray(fitted.weight, np.float32), _float32(fitted.bias))
             yield Decision(keep), effective(block.second, solved, None, None)
 
@@ -192,12 +192,15 @@ class SensitivityProbe:
 
 def fitted_units(
     block: Block, first: Affine, second: Affine, gram: Gram, keeps: Sequence[int]
-) -> list[Affine]:
-    """The second layer refitted for each number of units kept, columns of removed units zero."""
+) -> list[tuple[Index, Affine]]:
+    """For each number of units kept, which they are, and the second layer refitted to them.
+
+    Columns of removed units are zero.
+    """
     if isinstance(block.site, Attention):
         heads = solve_head_counts(first, second, gram, block.units, block.width, keeps)
-        return [s.out for s in heads]
-    return [s.down for s in solve_ffn_widths(first, second, gram, keeps)]
+        return [(s.keep, s.out) for s in heads]
+    return [(s.keep, s.down) for s in solve_ffn_widths(first, second, gram, keeps)]
 
 
 def _float32(array: NDArray[np.floating] | None) -> NDArray[np.float32] | None:

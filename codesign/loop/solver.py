@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Event
 
 from codesign.candidate import Candidate
 from codesign.loop.blocks import Decision, blocks_of, decision_of, dropped
 from codesign.loop.layer_solver import LayerSolver, SolvedBlock
-from codesign.loop.rewrite import rewrite_candidate
+from codesign.machine import cores
 from codesign.simulate import Simulator, Stream, Variant
-from passes.model import Model
 from passes.sites import Layer, Sites
+from passes.solve.blas import one_thread
 from targets.target import Target
 
 
 @dataclass(frozen=True)
 class SolvedCandidate:
-    """A candidate with all its weights.
+    """A candidate with all its weights, still to be put into the graph (see `rewrite_candidate`).
 
     Attributes:
-        model: the rewritten graph, still to be lowered.
+        blocks: in order of computation, without those of dropped layers.
+        dropped: the layers left out.
         output_error: relative squared error of the outputs over the calibration samples.
     """
 
-    model: Model
-    output_error: float
+    blocks: tuple[SolvedBlock, ...] = ()
+    dropped: tuple[Layer, ...] = ()
+    output_error: float = 0.0
 
 
 def solve_candidate(
-    model: Model,
     sites: Sites,
     simulator: Simulator,
     solver: LayerSolver,
@@ -37,7 +40,7 @@ def solve_candidate(
     target: Target,
     step: Callable[[], None] = lambda: None,
 ) -> SolvedCandidate:
-    """Solve all layers in order and rewrite the model; ``step`` is called after each layer."""
+    """Solve all layers in order; ``step`` is called after each layer."""
     gone = dropped(candidate, sites)
     by_name = {layer.name: layer for layer in sites.layers}
     stream = simulator.dense_stream(simulator.segments[0].name)
@@ -53,8 +56,42 @@ def solve_candidate(
         stream = simulator.advance(stream, change)
         if layer is not None:
             step()
-    compact = rewrite_candidate(model, blocks, [by_name[n] for n in sorted(gone)], target)
-    return SolvedCandidate(compact, simulator.output_error(stream))
+    layers = tuple(by_name[name] for name in sorted(gone))
+    return SolvedCandidate(tuple(blocks), layers, simulator.output_error(stream))
+
+
+class _StoppedError(Exception):
+    """Other work has failed or the user stops: what is begun need not end."""
+
+
+@one_thread
+def solve_side_by_side(
+    candidates: Sequence[Candidate],
+    solve: Callable[[Candidate, Callable[[], None]], SolvedCandidate],
+    goes_on: Callable[[], bool],
+) -> dict[str, SolvedCandidate]:
+    """Solve candidates, as many at once as there are cores: key -> what came out.
+
+    Args:
+        solve: solves one and calls back after each layer.
+        goes_on: asked before each candidate; those for which it says no are left out.
+    """
+    stop = Event()
+
+    def step() -> None:
+        if stop.is_set():
+            raise _StoppedError
+
+    def work(candidate: Candidate) -> SolvedCandidate | None:
+        return solve(candidate, step) if goes_on() and not stop.is_set() else None
+
+    with ThreadPoolExecutor(cores()) as pool:
+        jobs = {candidate.key: pool.submit(work, candidate) for candidate in candidates}
+        try:
+            results = {key: job.result() for key, job in jobs.items()}
+        finally:
+            stop.set()
+    return {key: result for key, result in results.items() if result is not None}
 
 
 def solve_layer(

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import tvm
 import tvm_ffi
 
 from codesign.simulate.graph import Dataflow
-from codesign.simulate.instrument import as_model, gate_value, probe_input, residual_input
+from codesign.simulate.instrument import as_model, gate_value
 from codesign.simulate.programs import Programs
-from codesign.simulate.segments import Segment, cut
+from codesign.simulate.segments import cut
+from codesign.simulate.stages import Stage, staged
 from codesign.simulate.stream import Environment, Variant
 from passes.errors import PassError
 from passes.lower import PACKED
 from passes.model import Model
-from passes.sites import Linear, Sites
+from passes.sites import Sites
 from targets.target import Target
 
-_OWN_PROBES = 6
-"""Linear sites in a segment up to which each has a program that stops at its input."""
-
 Step = Callable[[Environment], Environment]
-Probe = Callable[[Environment], tvm.runtime.Tensor]
 
 
 class SegmentPrograms:
-    """Segments of a model and the programs that run them.
+    """Segments of a model and the programs that run them, stage by stage.
 
-    For each class of structurally equal segments there is a program that runs it as it is, one with
-    activation quantisers, and for each linear site one that stops at its input (for segments with
-    many sites, only one that yields the inputs of all of them).
+    For each stage of each class of structurally equal segments there is a program that runs it as it
+    is, and one with activation quantisers.
 
     Attributes:
         segments: the chain.
+        staged: the stages of each of them.
         outputs: variables of the model's outputs.
     """
 
@@ -41,6 +38,7 @@ class SegmentPrograms:
         self._flow = Dataflow(model)
         self._weights = model.weights
         self.segments = cut(self._flow, sites)
+        self.staged = tuple(staged(self._flow, s) for s in self.segments)
         self.outputs = self._flow.outputs
         self._carried = {c for s in self.segments for c in s.part.context} | set(self.outputs)
         self._representative = self._classes()
@@ -51,70 +49,47 @@ class SegmentPrograms:
         self._bound: dict[tuple[int, str], tvm.runtime.Tensor] = {}
         self._gates = [tvm.runtime.tensor(gate_value(on)) for on in (False, True)]
 
-    def step(self, index: int, variant: Variant) -> Step:
-        """What runs segment ``index``, changed: from one sample's environment to the next."""
+    def require(self, index: int, variant: Variant) -> None:
+        """Raise PassError if the variant changes what segment ``index`` does not have."""
         segment = self.segments[index]
-        kind = "gated" if variant.quantized else "plain"
-        call = self._call(index, kind, variant)
+        weights = set(variant.weights) - set(segment.part.weights)
+        if weights:
+            raise PassError(f"{segment.name} has no such weight", got=", ".join(sorted(weights)))
+        sites = variant.quantized - {x.name for x in segment.linears}
+        if sites:
+            got = ", ".join(sorted(sites))
+            raise PassError(f"no such linear site in {segment.name}", got=got)
+
+    def step(self, index: int, number: int, variant: Variant) -> Step:
+        """What runs stage ``number`` of segment ``index``, changed.
+
+        It takes one sample's environment to the one behind the stage, which holds what is read later.
+        """
+        stage = self.staged[index].stages[number]
+        kind = "gated" if any(x.name in variant.quantized for x in stage.linears) else "plain"
+        program = _name(self._representative[index], number, kind)
+        bound = self._bind(index, number, program, variant)
+        gates = [] if kind == "plain" else self._gates_of(stage, variant)
+        kept = stage.kept | self._carried
 
         def run(environment: Environment) -> Environment:
-            kept = {n: v for n, v in environment.items() if n in self._carried}
-            return kept | dict(zip(segment.part.wanted, call(environment), strict=True))
+            inputs = [environment[n] for n in stage.part.given]
+            made = self._programs.run(program, [*inputs, *gates], bound)
+            rest = {n: v for n, v in environment.items() if n in kept}
+            return rest | dict(zip(stage.part.wanted, made, strict=True))
 
         return run
 
-    def probe(self, index: int, linear: str, variant: Variant) -> Probe:
-        """What computes the input of a linear site of segment ``index``, changed."""
-        names = [site.name for site in self.segments[index].linears]
-        if linear not in names:
-            raise PassError("no such linear site here", got=linear, allowed=", ".join(names))
-        segment = self.segments[index]
-        name = probe_input(self._flow, segment.linears[names.index(linear)])
-        if name in segment.part.given and linear not in variant.quantized:
-            return lambda environment: environment[name]
-        probe, result = divmod(names.index(linear), self._probe_size(index))
-        call = self._call(index, f"probe{probe}", variant)
-        return lambda environment: call(environment)[result]
+    def _gates_of(self, stage: Stage, variant: Variant) -> list[tvm.runtime.Tensor]:
+        return [self._gates[x.name in variant.quantized] for x in stage.linears]
 
-    def residual(self, index: int, linear: str, variant: Variant) -> Probe | None:
-        """What computes the stream that a site's output is added to; None if it is added to none."""
-        segment = self.segments[index]
-        place = [site.name for site in segment.linears].index(linear)
-        name = residual_input(self._flow, segment.linears[place])
-        if name is None or not segment.is_layer:
-            return None
-        if name in segment.part.given:
-            return lambda environment: environment[name]
-        call = self._call(index, f"residual{place}", variant)
-        return lambda environment: call(environment)[0]
-
-    def _call(
-        self, index: int, kind: str, variant: Variant
-    ) -> Callable[[Environment], list[tvm.runtime.Tensor]]:
-        segment = self.segments[index]
-        program = _name(self._representative[index], kind)
-        bound = self._bind(index, program, variant)
-        gates = [] if kind == "plain" else self._gates_of(segment, variant)
-        reads = (*segment.part.given, *segment.part.context)
-        return lambda e: self._programs.run(program, [*(e[n] for n in reads), *gates], bound)
-
-    def _gates_of(self, segment: Segment, variant: Variant) -> list[tvm.runtime.Tensor]:
-        unknown = variant.quantized - {x.name for x in segment.linears}
-        if unknown:
-            got = ", ".join(sorted(unknown))
-            raise PassError(f"no such linear site in {segment.name}", got=got)
-        return [self._gates[x.name in variant.quantized] for x in segment.linears]
-
-    def _bind(self, index: int, program: str, variant: Variant) -> list[tvm.runtime.Tensor]:
-        """The weights of a segment as its program takes them, changed ones packed anew."""
-        own = self.segments[index].part.weights
-        shared = self.segments[self._representative[index]].part.weights
+    def _bind(
+        self, index: int, number: int, program: str, variant: Variant
+    ) -> list[tvm.runtime.Tensor]:
+        """The weights of a stage as its program takes them, changed ones packed anew."""
+        own = self.staged[index].stages[number].part.weights
+        shared = self.staged[self._representative[index]].stages[number].part.weights
         mine = dict(zip(shared, own, strict=True))
-        unknown = set(variant.weights) - set(own)
-        if unknown:
-            raise PassError(
-                f"{self.segments[index].name} has no such weight", got=", ".join(sorted(unknown))
-            )
         bound = []
         for lowered in self._programs.weights(program):
             source = lowered if lowered in mine else lowered.removesuffix(PACKED)
@@ -131,45 +106,25 @@ class SegmentPrograms:
 
     def _classes(self) -> list[int]:
         """For each segment, the first one with the same structure."""
-        first: dict[int, int] = {}
-        found = []
-        for index, segment in enumerate(self.segments):
-            plain = as_model(self._flow, segment.part)
-            key = tvm_ffi.structural_hash(plain.main.without_attr("global_symbol"))
-            found.append(first.setdefault(key, index))
-        return found
+        first: dict[tuple[int, ...], int] = {}
+        return [
+            first.setdefault(tuple(self._hash(s) for s in self.staged[i].stages), i)
+            for i in range(len(self.segments))
+        ]
+
+    def _hash(self, stage: Stage) -> int:
+        plain = as_model(self._flow, stage.part)
+        return int(tvm_ffi.structural_hash(plain.main.without_attr("global_symbol")))
 
     def _programs_of(self, index: int) -> dict[str, Model]:
-        segment, flow = self.segments[index], self._flow
-        if not segment.part.bindings:
-            return {}
-        gated = segment.linears
-        models = {_name(index, "plain"): as_model(flow, segment.part)}
-        if gated:
-            models[_name(index, "gated")] = as_model(flow, segment.part, gated)
-        size = self._probe_size(index)
-        for i in range(0, len(gated), size):
-            models[_name(index, f"probe{i // size}")] = self._probe(segment, gated[i : i + size])
-        for i, linear in enumerate(gated if segment.is_layer else ()):
-            name = residual_input(flow, linear)
-            if name is not None and name not in segment.part.given:
-                part = flow.slice(segment.part.given, [name])
-                part = part.with_context(segment.part.context)
-                models[_name(index, f"residual{i}")] = as_model(flow, part, gated)
+        models: dict[str, Model] = {}
+        for number, stage in enumerate(self.staged[index].stages):
+            models[_name(index, number, "plain")] = as_model(self._flow, stage.part)
+            if stage.linears:
+                gated = as_model(self._flow, stage.part, stage.linears)
+                models[_name(index, number, "gated")] = gated
         return models
 
-    def _probe_size(self, index: int) -> int:
-        """Linear sites that one program probes."""
-        sites = len(self.segments[index].linears)
-        return 1 if sites <= _OWN_PROBES else sites
 
-    def _probe(self, segment: Segment, linears: Sequence[Linear]) -> Model:
-        inputs = [probe_input(self._flow, linear) for linear in linears]
-        part = self._flow.slice(segment.part.given, inputs)
-        # the same parameters in the same order as the whole segment
-        part = part.with_context(segment.part.context)
-        return as_model(self._flow, part, segment.linears, linears)
-
-
-def _name(index: int, kind: str) -> str:
-    return f"segment{index}_{kind}"
+def _name(index: int, number: int, kind: str) -> str:
+    return f"segment{index}_stage{number}_{kind}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tvm import relax
 
@@ -28,10 +28,6 @@ class Slice:
     weights: tuple[str, ...]
     wanted: tuple[str, ...]
     bindings: tuple[relax.VarBinding, ...]
-
-    def with_context(self, context: tuple[str, ...]) -> Slice:
-        """The same slice with more context than it reads."""
-        return replace(self, context=context)
 
 
 class Dataflow:

@@ -17,9 +17,7 @@ from targets.kernels.quantize import quantize_rows
 _OPAQUE = 8  # relax's OpPatternKind: nothing is fused into it
 
 
-def as_model(
-    flow: Dataflow, part: Slice, gated: Sequence[Linear] = (), probes: Sequence[Linear] = ()
-) -> Model:
+def as_model(flow: Dataflow, part: Slice, gated: Sequence[Linear] = ()) -> Model:
     """The slice ``part`` as a model: inputs are what is given, the context, then the gates.
 
     Args:
@@ -27,11 +25,9 @@ def as_model(
         part: the slice.
         gated: linear sites that get a gate, a float32 scalar input ``gate.<weight>``: above 0, the
             input of the layer passes through uint8 per token and back, as the int8 kernels see it.
-        probes: return the inputs of these layers (behind their gates) instead of what the slice
-            wants.
     """
     copy = _Copy(flow, part, gated)
-    outputs = copy.body(probes)
+    outputs = copy.body()
     inputs = tuple(spec(v) for v in copy.inputs)
     weights = {w: flow.model.weights[w] for w in part.weights}
     return Model(copy.module(), weights, inputs, outputs, flow.model.name).check("the cut")
@@ -96,7 +92,7 @@ class _Copy(PyExprMutator):  # type: ignore[misc]
         self._at: dict[str, relax.Expr] = {v.name: v for v in (*starts, *weights)}
         self._bb = relax.BlockBuilder()
 
-    def body(self, probes: Sequence[Linear]) -> tuple[TensorSpec, ...]:
+    def body(self) -> tuple[TensorSpec, ...]:
         """Emit everything; returns what the function yields."""
         with self._bb.function("main", self._params):
             with self._bb.dataflow():
@@ -104,9 +100,6 @@ class _Copy(PyExprMutator):  # type: ignore[misc]
                     value = self._gate_matmul(binding.value, self.visit_expr(binding.value))
                     self._at[binding.var.name] = self._bb.emit(value, binding.var.name)
                 results = [self._at[w] for w in self._part.wanted]
-                if probes:
-                    seen = [(probe_input(self._flow, p), p.weight) for p in probes]
-                    results = [self._gate(self._at[x], weight) for x, weight in seen]
                 result = self._bb.emit_output(relax.Tuple(results))
             self._bb.emit_func_output(result)
         return tuple(spec(r) for r in results)

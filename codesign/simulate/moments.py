@@ -20,12 +20,16 @@ def gram_of(
     pool: ThreadPoolExecutor,
     workers: int,
     compressed: Sequence[Rows],
-    dense: Sequence[Rows] | None,
-    residual: Sequence[Rows] | None = None,
+    dense: Sequence[Rows] | None = None,
+    *,
+    outputs: Sequence[Rows] | None = None,
 ) -> Gram:
-    """The Gram matrices of samples; ``dense`` is None if the compressed inputs are the dense ones.
+    """The Gram matrices of samples.
 
-    ``residual`` is what the stream that the layer's output is added to lacks, if it is known.
+    Args:
+        compressed: what the layer gets.
+        dense: what it gets in the dense model; None if that is the same.
+        outputs: instead of ``dense``, what the layer should give, bias excluded.
 
     Each worker sums its share of the samples with BLAS on one thread, which is faster than BLAS on
     all threads for matrices of this size.
@@ -33,9 +37,10 @@ def gram_of(
 
     def share(worker: int) -> Gram:
         c = np.concatenate(compressed[worker::workers])
-        d = None if dense is None else np.concatenate(dense[worker::workers])
-        r = None if residual is None else np.concatenate(residual[worker::workers])
-        return Gram(c.shape[-1]).add(c, d, r)
+        gram = Gram(c.shape[-1])
+        if outputs is not None:
+            return gram.add_outputs(c, np.concatenate(outputs[worker::workers]))
+        return gram.add(c, None if dense is None else np.concatenate(dense[worker::workers]))
 
     parts = list(pool.map(share, range(min(workers, len(compressed)))))
     return merged(parts)

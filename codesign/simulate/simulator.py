@@ -10,16 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import tvm
 from numpy.typing import NDArray
 
 from codesign.simulate.classes import SegmentPrograms
+from codesign.simulate.dense_rows import DenseRows
 from codesign.simulate.moments import gram_of
 from codesign.simulate.stream import Array, Environment, RowMask, Stream, Variant, find_row_mask
+from codesign.simulate.walk import Walk
+from passes.errors import PassError
 from passes.model import Model
-from passes.sites import Sites
+from passes.sites import Linear, Sites
 from passes.solve.gram import Gram
 from targets.target import Target
 
@@ -54,15 +58,17 @@ class Simulator:
         self._mask = RowMask(samples, row_mask or find_row_mask(model))
         self._threads = target.threads
         self._pool = ThreadPoolExecutor(target.threads)
-        self._dense_rows = _RowCache(cache_bytes)
-        self._dense_residuals = _RowCache(cache_bytes // 2)
+        self._walks: WeakKeyDictionary[Stream, Walk] = WeakKeyDictionary()
         start = tuple(
             {s.name: tvm.runtime.tensor(np.asarray(d[s.name], s.dtype)) for s in model.inputs}
             for d in samples
         )
-        self._dense = [Stream(0, start)]
+        self._streams = [Stream(0, start)]
         for _ in self.segments:
-            self._dense.append(self.advance(self._dense[-1]))
+            self._streams.append(self.advance(self._streams[-1].first(None)))
+        self._dense = DenseRows(
+            self._programs, self._pool, self._streams, self._mask, model.weights, cache_bytes
+        )
 
     def index(self, segment: str) -> int:
         """Position of a layer, of ``prefix`` or ``suffix`` in the chain."""
@@ -74,7 +80,7 @@ class Simulator:
 
     def dense_stream(self, segment: str, samples: int | None = None) -> Stream:
         """The dense model's activations where they enter ``segment``, of the first ``samples``."""
-        return self._dense[self.index(segment)].first(samples)
+        return self._streams[self.index(segment)].first(samples)
 
     def advance(self, stream: Stream, variant: Variant = DENSE) -> Stream:
         """The stream one segment on, this segment being changed as told."""
@@ -84,10 +90,14 @@ class Simulator:
             (given,), (wanted,) = segment.part.given, segment.part.wanted
             passed = tuple({**e, wanted: e[given]} for e in stream.samples)
             return Stream(stream.at + 1, passed, dense)
-        if not segment.part.bindings:
-            return Stream(stream.at + 1, stream.samples, dense)
-        step = self._programs.step(stream.at, variant)
-        return Stream(stream.at + 1, tuple(self._pool.map(step, stream.samples)), dense)
+        stages = len(self._programs.staged[stream.at].stages)
+        return Stream(stream.at + 1, self._walk(stream).after(stages, variant), dense)
+
+    def _walk(self, stream: Stream) -> Walk:
+        """The run of the segment that the stream enters; it lives as long as the stream."""
+        if stream not in self._walks:
+            self._walks[stream] = Walk(self._programs, self._pool, stream.at, stream.samples)
+        return self._walks[stream]
 
     def finish(self, stream: Stream, variants: Mapping[str, Variant] | None = None) -> Stream:
         """The stream at the end of the model; ``variants`` by segment, others are dense."""
@@ -107,48 +117,47 @@ class Simulator:
         Args:
             stream: the compressed stream where it enters the segment that holds the site.
             linear: name of the site.
-            variant: what was already done to the segment.
+            variant: what was already done to the segment; a quantiser of the site itself does not
+                count.
 
         Returns:
-            ``xx`` of the compressed inputs, ``cross`` of compressed with dense inputs, means.
+            ``xx`` of the compressed inputs and ``cross`` of compressed with dense inputs, with the
+            means; where the stream that the site's output is added to differs from the dense one,
+            the outputs that make up for it stand in place of the dense inputs.
         """
-        dense = self._dense_inputs(stream, linear)
+        site = self._site(stream.at, linear)
+        staged = self._programs.staged[stream.at]
+        count = len(stream.samples)
         if stream.dense and variant.is_nothing:
-            return gram_of(self._pool, self._threads, dense, None)
-        compressed = self._inputs(stream, linear, variant)
-        lacking = self._residual(stream, linear, variant)
-        return gram_of(self._pool, self._threads, compressed, dense, lacking)
+            rows = self._dense.rows(stream.at, staged.inputs[linear])
+            return gram_of(self._pool, self._threads, rows[:count])
+        reached = self._walk(stream).after(staged.reach[linear], variant)
+        compressed = self._mask.rows_of(reached, staged.inputs[linear])
+        if linear in staged.residuals:
+            got = self._mask.rows_of(reached, staged.residuals[linear])
+            was = self._dense.rows(stream.at, staged.residuals[linear])
+            # a residual calls for more damping, so one that is nothing must not be there
+            if any((d != g).any() for d, g in zip(was, got, strict=False)):
+                sums = self._dense.sums(stream.at, site)
+                outputs = [d - g for d, g in zip(sums, got, strict=False)]
+                return gram_of(self._pool, self._threads, compressed, outputs=outputs)
+        dense = self._dense.rows(stream.at, staged.inputs[linear])[:count]
+        return gram_of(self._pool, self._threads, compressed, dense)
 
-    def _residual(
-        self, stream: Stream, linear: str, variant: Variant
-    ) -> list[NDArray[np.float32]] | None:
-        """What the stream that the site's output is added to lacks: dense minus compressed."""
-        probe = self._programs.residual(stream.at, linear, variant)
-        if probe is None:
-            return None
-        got = self._pool.map(probe, stream.samples)
-        wanted = self._dense_residual(stream, linear)
-        rows = [w - self._rows(i, g) for i, (w, g) in enumerate(zip(wanted, got, strict=False))]
-        # a residual calls for more damping, so one that is nothing must not be there
-        return rows if any(r.any() for r in rows) else None
-
-    def _dense_residual(self, stream: Stream, linear: str) -> list[NDArray[np.float32]]:
-        rows = self._dense_residuals.get(linear)
-        if rows is None:
-            probe = self._programs.residual(stream.at, linear, DENSE)
-            assert probe is not None
-            values = self._pool.map(probe, self._dense[stream.at].samples)
-            # copies: a value given to the segment shares memory with the stream
-            rows = [self._rows(i, v).copy() for i, v in enumerate(values)]
-            self._dense_residuals.put(linear, rows)
-        return rows
+    def _site(self, index: int, linear: str) -> Linear:
+        segment = self.segments[index]
+        for site in segment.linears:
+            if site.name == linear:
+                return site
+        names = ", ".join(site.name for site in segment.linears)
+        raise PassError(f"no such linear site in {segment.name}", got=linear, allowed=names)
 
     def output_error(self, stream: Stream) -> float:
         """Relative squared error of the outputs, the rest of the model being dense.
 
         ``sum (y - dense)^2 / sum dense^2`` over unmasked rows, averaged over floating outputs.
         """
-        reference = self._dense[-1].samples
+        reference = self._streams[-1].samples
         done = self.finish(stream).samples
         names = [n for n in self._programs.outputs if "float" in str(reference[0][n].dtype)]
         return float(np.mean([self._error(n, done, reference) for n in names]))
@@ -162,44 +171,8 @@ class Simulator:
     ) -> float:
         error = power = 0.0
         for i, (got, wanted) in enumerate(zip(done, reference, strict=False)):
-            y = self._rows(i, got[name]).astype(np.float64)
-            dense = self._rows(i, wanted[name]).astype(np.float64)
+            y = self._mask.rows(i, got[name]).astype(np.float64)
+            dense = self._mask.rows(i, wanted[name]).astype(np.float64)
             error += float(np.square(y - dense).sum())
             power += float(np.square(dense).sum())
         return error / power if power else error
-
-    def _inputs(self, stream: Stream, linear: str, variant: Variant) -> list[NDArray[np.float32]]:
-        probe = self._programs.probe(stream.at, linear, variant)
-        values = self._pool.map(probe, stream.samples)
-        return [self._rows(i, v) for i, v in enumerate(values)]
-
-    def _dense_inputs(self, stream: Stream, linear: str) -> list[NDArray[np.float32]]:
-        rows = self._dense_rows.get(linear)
-        if rows is None:
-            rows = self._inputs(self._dense[stream.at], linear, DENSE)
-            self._dense_rows.put(linear, rows)
-        return rows[: len(stream.samples)]
-
-    def _rows(self, sample: int, value: tvm.runtime.Tensor) -> NDArray[np.float32]:
-        array = np.asarray(np.from_dlpack(value), np.float32)
-        return self._mask.rows(sample, array if array.ndim else array.reshape(1, 1))
-
-
-class _RowCache:
-    """Rows by site, the oldest dropped first once they outgrow their memory."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._rows: dict[str, list[NDArray[np.float32]]] = {}
-
-    def get(self, key: str) -> list[NDArray[np.float32]] | None:
-        return self._rows.get(key)
-
-    def put(self, key: str, rows: list[NDArray[np.float32]]) -> None:
-        self._rows[key] = rows
-        while len(self._rows) > 1 and self._bytes > self._limit:
-            del self._rows[next(iter(self._rows))]
-
-    @property
-    def _bytes(self) -> int:
-        return sum(r.nbytes for rows in self._rows.values() for r in rows)

@@ -35,9 +35,9 @@ class Variant:
         return not (self.weights or self.quantized or self.dropped)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stream:
-    """Activations of the samples where they enter a segment.
+    """Activations of the samples where they enter a segment; equal only to itself.
 
     Attributes:
         at: index of the segment that comes next; the number of segments at the end.
@@ -50,8 +50,8 @@ class Stream:
     dense: bool = True
 
     def first(self, count: int | None) -> Stream:
-        """The same stream of the first ``count`` samples, of all if None."""
-        return self if count is None else Stream(self.at, self.samples[:count], self.dense)
+        """A new stream of the first ``count`` samples, of all if None."""
+        return Stream(self.at, self.samples[:count], self.dense)
 
 
 class RowMask:
@@ -64,13 +64,19 @@ class RowMask:
     def __init__(self, samples: Sequence[Mapping[str, Array]], name: str | None) -> None:
         self._masks = [np.asarray(s[name]) != 0 for s in samples] if name else []
 
-    def rows(self, sample: int, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The rows [tokens, channels] of ``values`` [..., channels] that count."""
+    def rows(self, sample: int, value: tvm.runtime.Tensor) -> NDArray[np.float32]:
+        """The rows [tokens, channels] of a value [..., channels] that count."""
+        array = np.asarray(np.from_dlpack(value), np.float32)
+        values = array if array.ndim else array.reshape(1, 1)
         if self._masks:
             mask = self._masks[sample]
             if values.shape[: mask.ndim] == mask.shape and values.ndim > mask.ndim:
                 values = values[mask]
         return values.reshape(-1, values.shape[-1])
+
+    def rows_of(self, samples: Sequence[Environment], name: str) -> list[NDArray[np.float32]]:
+        """The rows of one variable in all samples."""
+        return [self.rows(i, sample[name]) for i, sample in enumerate(samples)]
 
 
 def find_row_mask(model: Model) -> str | None:

@@ -93,16 +93,39 @@ class Gram:
         self._add_residual(c, residual)
         if dense is not None and not self.drifted:
             self.cross, self.mean_d = self.xx.copy(), self.mean_c.copy()
+        self._add_rows(c, d)
+        return self
+
+    @one_thread
+    def add_outputs(self, compressed: ArrayLike, outputs: ArrayLike) -> Gram:
+        """Add rows by what the layer should give to them, and return self.
+
+        It stands for dense inputs and residual together: the inputs then count as zero and the
+        residual as everything. Cheaper than ``add`` for a layer with fewer outputs than inputs.
+        Rows come to a Gram in this way or in the other, never in both.
+
+        Args:
+            compressed: [..., K], what the layer gets in the compressed model.
+            outputs: [..., N], what it should give, its bias excluded.
+        """
+        c = _rows(compressed, self.features)
+        if not self.count:
+            self.cross, self.mean_d = np.zeros_like(self.xx), np.zeros(self.features)
+        self._add_residual(c, outputs)
+        self._add_rows(c, None)
+        return self
+
+    def _add_rows(self, c: NDArray[np.float32], d: NDArray[np.float32] | None) -> None:
+        """Sums and means over compressed inputs, and over dense ones unless they count as zero."""
         for start in range(0, len(c), ROWS):
             part = c[start : start + ROWS]
             self.xx += part.T @ part
-            if self.drifted:
+            if self.drifted and d is not None:
                 self.cross += part.T @ d[start : start + ROWS]
         self.count += len(c)
         self.mean_c += (c.sum(axis=0, dtype=np.float64) - len(c) * self.mean_c) / self.count
-        if self.drifted:
+        if self.drifted and d is not None:
             self.mean_d += (d.sum(axis=0, dtype=np.float64) - len(d) * self.mean_d) / self.count
-        return self
 
     def _add_residual(self, c: NDArray[np.float32], residual: ArrayLike | None) -> None:
         with_it = residual is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ from tvm import relax
 from codesign.candidate import Candidate, Choice
 from codesign.loop.blocks import DROP, dropped
 from codesign.loop.layer_solver import LayerSolver
-from codesign.loop.solver import SolvedCandidate, solve_candidate, solve_layer
+from codesign.loop.rewrite import rewrite_candidate
+from codesign.loop.solver import SolvedCandidate, solve_candidate, solve_layer, solve_side_by_side
 from codesign.pipeline import compile_model
 from codesign.simulate import Simulator, Variant
 from passes.model import Model
@@ -123,7 +126,11 @@ def simulated(net: Any, simulator: Simulator, candidate: Candidate, target: Targ
 
 def solve(net: Any, simulator: Simulator, candidate: Candidate, target: Target) -> SolvedCandidate:
     solver = LayerSolver(net.model, simulator)
-    return solve_candidate(net.model, net.sites, simulator, solver, candidate, target)
+    return solve_candidate(net.sites, simulator, solver, candidate, target)
+
+
+def compact(net: Any, solved: SolvedCandidate, target: Target) -> Model:
+    return rewrite_candidate(net.model, solved.blocks, solved.dropped, target)
 
 
 def assert_same(built: Outputs, wanted: Outputs, quantized: bool) -> None:
@@ -148,7 +155,7 @@ def test_the_built_model_computes_what_was_simulated(
     candidate, target = CANDIDATES[name], host()
     solved = solve(net, simulator, candidate, target)
     wanted = simulated(net, simulator, candidate, target)
-    built = run(solved.model, target, samples)
+    built = run(compact(net, solved, target), target, samples)
     scale = max(float(np.abs(w).max()) for w in wanted)
     dense = [net.reference(s) for s in samples]
     moved = max(float(np.abs(w - d).max()) for w, d in zip(wanted, dense, strict=True))
@@ -161,7 +168,9 @@ def test_the_error_told_is_that_of_the_built_model(
 ) -> None:
     solved = solve(net, simulator, MIXED, host())
     error = power = 0.0
-    for sample, mine in zip(samples, run(solved.model, host(), samples), strict=True):
+    for sample, mine in zip(
+        samples, run(compact(net, solved, host()), host(), samples), strict=True
+    ):
         real = sample["attention_mask"].astype(bool)
         dense = net.reference(sample)[real]
         error += float(np.square(mine[real] - dense).sum())
@@ -177,7 +186,7 @@ def test_the_same_on_a_machine_without_avx512(
         pytest.skip("this machine has no AVX2")
     solved = solve(net, simulator, MIXED, target)
     wanted = simulated(net, simulator, MIXED, target)
-    assert_same(run(solved.model, target, samples), wanted, quantized=True)
+    assert_same(run(compact(net, solved, target), target, samples), wanted, quantized=True)
 
 
 def test_solving_beats_cutting_without_a_solution(net: Any, simulator: Simulator) -> None:
@@ -211,5 +220,40 @@ def test_later_layers_are_fitted_to_what_earlier_ones_leave(net: Any, simulator:
 def test_solving_twice_gives_the_same_weights(net: Any, simulator: Simulator) -> None:
     one, two = (solve(net, simulator, MIXED, host()) for _ in range(2))
     assert one.output_error == two.output_error
-    for name, weight in one.model.weights.items():
-        np.testing.assert_array_equal(weight, two.model.weights[name])
+    again = compact(net, two, host()).weights
+    for name, weight in compact(net, one, host()).weights.items():
+        np.testing.assert_array_equal(weight, again[name])
+
+
+def test_side_by_side_gives_what_one_by_one_gives(net: Any, simulator: Simulator) -> None:
+    solver = LayerSolver(net.model, simulator)
+
+    def one(candidate: Candidate, step: Callable[[], None]) -> SolvedCandidate:
+        return solve_candidate(net.sites, simulator, solver, candidate, host(), step)
+
+    both = solve_side_by_side([MIXED, PRUNED], one, lambda: True)
+    assert list(both) == [MIXED.key, PRUNED.key]
+    for candidate in (MIXED, PRUNED):
+        alone = solve(net, simulator, candidate, host())
+        assert both[candidate.key].output_error == pytest.approx(alone.output_error, rel=1e-6)
+    assert solve_side_by_side([MIXED], one, lambda: False) == {}
+
+
+def test_a_failure_stops_what_is_solved_beside_it() -> None:
+    begun = Event()
+    steps: list[str] = []
+
+    def one(candidate: Candidate, step: Callable[[], None]) -> SolvedCandidate:
+        if candidate == MIXED:
+            begun.wait(10)
+            raise ValueError("broken")
+        begun.set()
+        for _ in range(1000):
+            time.sleep(0.01)
+            steps.append(candidate.key)
+            step()
+        return SolvedCandidate()
+
+    with pytest.raises(ValueError, match="broken"):
+        solve_side_by_side([MIXED, PRUNED], one, lambda: True)
+    assert 0 < len(steps) < 500

@@ -154,3 +154,20 @@ def test_bad_inputs_are_named():
         damped(np.diag([1.0, -1.0]))
     with pytest.raises(PassError, match="weight holds"):
         target_weight(np.full((1, 2), np.nan), Gram(2))
+
+
+@pytest.mark.parametrize("calls", [1, 3])
+def test_outputs_stand_for_dense_inputs_and_residual(calls):
+    rng = np.random.default_rng(8)
+    dense, compressed = drifted_rows(rng, 60, 5)
+    W, b = rng.standard_normal((3, 5)), rng.standard_normal(3)
+    residual = rng.standard_normal((60, 3))
+    apart, together = Gram(5), Gram(5)
+    for i in range(calls):
+        part = slice(i, None, calls)
+        apart.add(compressed[part], dense[part], residual[part])
+        together.add_outputs(compressed[part], dense[part] @ W.T + residual[part])
+    for one, other in ((apart, together), (apart.centred(), together.centred())):
+        np.testing.assert_allclose(target_weight(W, other), target_weight(W, one), atol=1e-5)
+    bias = corrected_bias(b, W, 0.5 * W, together)
+    np.testing.assert_allclose(bias, corrected_bias(b, W, 0.5 * W, apart), atol=1e-5)

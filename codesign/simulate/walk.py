@@ -1,0 +1,57 @@
+"""How far a segment has been run on a stream, so that only what a change touches is run again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from codesign.simulate.classes import SegmentPrograms
+from codesign.simulate.stream import Array, Environment, Variant
+
+
+@dataclass(frozen=True)
+class _Done:
+    """One stage that was run: with which weights and quantisers, and what it left."""
+
+    weights: tuple[Array | None, ...]
+    quantized: frozenset[str]
+    after: tuple[Environment, ...]
+
+    def holds(self, weights: Sequence[Array | None], quantized: frozenset[str]) -> bool:
+        same = all(a is b for a, b in zip(self.weights, weights, strict=True))
+        return same and self.quantized == quantized
+
+
+class Walk:
+    """A run of one segment over samples, of which each stage can be asked for.
+
+    Args:
+        index: of the segment.
+        samples: environments where they enter it.
+    """
+
+    def __init__(
+        self, programs: SegmentPrograms, pool: Executor, index: int, samples: Sequence[Environment]
+    ) -> None:
+        self._programs = programs
+        self._pool = pool
+        self._index = index
+        self._samples = tuple(samples)
+        self._done: list[_Done] = []
+
+    def after(self, stages: int, variant: Variant) -> tuple[Environment, ...]:
+        """The environments behind so many stages of the segment, changed as told."""
+        self._programs.require(self._index, variant)
+        for number in range(stages):
+            stage = self._programs.staged[self._index].stages[number]
+            weights = [variant.weights.get(w) for w in stage.part.weights]
+            quantized = variant.quantized & {x.name for x in stage.linears}
+            if number < len(self._done) and self._done[number].holds(weights, quantized):
+                continue
+            del self._done[number:]
+            before = self._done[-1].after if self._done else self._samples
+            step = self._programs.step(self._index, number, variant)
+            after = tuple(self._pool.map(step, before))
+            self._done.append(_Done(tuple(weights), quantized, after))
+        return self._done[stages - 1].after if stages else self._samples
