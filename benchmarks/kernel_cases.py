@@ -11,6 +11,7 @@ from scipy.special import erf, softmax
 from tvm import tirx
 
 from targets.kernels.attention import attention
+from targets.kernels.attention_int8 import attention_int8, attention_int8_reference
 from targets.kernels.epilogue import with_epilogue
 from targets.kernels.linear import dense, pack_dense
 from targets.kernels.linear_int8 import GROUP, dense_int8, pack_int8
@@ -89,6 +90,7 @@ def cases(model: str, block: int) -> Iterator[Callable[[], Case]]:
     yield lambda: linear_case(*up, block, gelu=True)
     yield lambda: int8_case(*up, block, gelu=True)
     yield lambda: attention_case(encoder.heads, encoder.hidden // encoder.heads)
+    yield lambda: attention_int8_case(encoder.heads, encoder.hidden // encoder.heads)
     for width in (encoder.hidden, encoder.ffn):
         yield lambda width=width: quantize_case(width)
     yield lambda: norm_case(encoder.hidden)
@@ -197,18 +199,42 @@ def _int8_operands(
 
 def attention_case(heads: int, dim: int) -> Case:
     """Self-attention with a mask over the keys."""
-    rng = _random()
-    qkv = rng.standard_normal((1, ROWS, 3 * heads * dim)).astype(np.float32)
-    bias = np.where(np.arange(ROWS) < ROWS - 9, 0, -1e9).astype(np.float32).reshape(1, 1, 1, ROWS)
+    qkv, bias = _attention_operands(heads, dim)
     func = attention(1, ROWS, heads, dim, bias.shape, dim**-0.5)
     parts = np.split(qkv.astype(np.float64), 3, axis=-1)
     q, k, v = (p.reshape(1, ROWS, heads, dim).transpose(0, 2, 1, 3) for p in parts)
     p = softmax(q @ k.transpose(0, 1, 3, 2) * dim**-0.5 + bias, axis=-1)
     out = (p @ v).transpose(0, 2, 1, 3).reshape(1, ROWS, heads * dim)
+    return _attention("float32", heads, dim, func, (qkv, bias), out)
+
+
+def attention_int8_case(heads: int, dim: int) -> Case:
+    """The same with products in int8; what is compared is the result of the same codes."""
+    qkv, bias = _attention_operands(heads, dim)
+    func = attention_int8(1, ROWS, heads, dim, bias.shape, dim**-0.5)
+    out = attention_int8_reference(qkv, bias, heads, dim**-0.5).astype(np.float64)
+    return _attention("int8", heads, dim, func, (qkv, bias), out)
+
+
+def _attention_operands(heads: int, dim: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(qkv f32[1, rows, 3*heads*dim], bias f32[1, 1, 1, rows])."""
+    qkv = _random().standard_normal((1, ROWS, 3 * heads * dim)).astype(np.float32)
+    bias = np.where(np.arange(ROWS) < ROWS - 9, 0, -1e9).astype(np.float32)
+    return qkv, bias.reshape(1, 1, 1, ROWS)
+
+
+def _attention(
+    dtype: str,
+    heads: int,
+    dim: int,
+    func: tirx.PrimFunc,
+    inputs: tuple[Array, ...],
+    out: NDArray[np.float64],
+) -> Case:
     shape = f"{ROWS}x{heads}x{dim}"
     outputs = (((1, ROWS, heads * dim), "float32"),)
     operations = 4 * ROWS * ROWS * heads * dim
-    return Case("attention", shape, "float32", func, (qkv, bias), outputs, out, operations)
+    return Case("attention", shape, dtype, func, inputs, outputs, out, operations)
 
 
 def quantize_case(width: int) -> Case:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import cache
 from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 
 from codesign.errors import UserError
 
@@ -40,10 +44,28 @@ def require() -> None:
     )
 
 
+@cache
+def generator() -> str:
+    """Digest of the sources that decide which code is made for a model: `passes` and `targets`.
+
+    So what was measured with other kernels or other schedules is not taken for a measurement of
+    these, in a checkout whose version stays the same.
+    """
+    digest = hashlib.sha256()
+    for package in ("passes", "targets"):
+        spec = find_spec(package)
+        for folder in spec.submodule_search_locations or () if spec else ():
+            for file in sorted(Path(folder).rglob("*.py")):
+                digest.update(f"{package}/{file.relative_to(folder)}\0".encode())
+                digest.update(file.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
 def versions() -> dict[str, str]:
     """What decides the code that is made, as it is written into records and bundles."""
     return {
         "codesign": installed("codesign") or "unknown",
+        "generator": generator(),
         "tvm": installed("apache-tvm") or "missing",
         "tvm_ffi": installed("apache-tvm-ffi") or "missing",
     }

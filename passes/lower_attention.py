@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from tvm import relax
+from collections.abc import Callable, Sequence
+
+from tvm import relax, tirx
 
 from passes.model import Model
 from passes.patterns import AttentionMatch, Flow, shape_of
 from passes.rewrite import Rewriting, rewrite
 from targets.kernels.attention import attention
+
+MakeKernel = Callable[[int, int, int, int, Sequence[int] | None, float], tirx.PrimFunc]
+"""From batch, sequence, heads, features of a head, shape of the bias and scale to a kernel."""
 
 
 def use_attention_kernels(model: Model) -> Model:
@@ -16,34 +21,54 @@ def use_attention_kernels(model: Model) -> Model:
     Attention of any other form (cross attention, causal) is left for legalisation.
     """
     flow = Flow(model)
-    matches = {m.o: m for m in flow.attentions() if _suits(flow, m)}
+    matches = {m.o: m for m in flow.attentions() if self_attention(flow, m) is not None}
 
     def edit(graph: Rewriting, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
-        return _kernel(graph, flow, matches[var]) if var in matches else None
+        match = matches.get(var)
+        if match is None:
+            return None
+        return attention_call(flow, match, attention, "attention", graph.new, graph.kernel)
 
     return rewrite(model, model.weights, edit, name="lower attention")
 
 
-def _suits(flow: Flow, match: AttentionMatch) -> bool:
-    """True if q, k and v are the thirds of one float32 tensor, and it is not causal."""
+def self_attention(flow: Flow, match: AttentionMatch) -> relax.Var | None:
+    """The QKV tensor, if q, k and v are its thirds, it is float32 [B, S, 3 H D], and nothing is causal."""
     source = flow.third(match.q, 0)
     parts = (flow.third(match.k, 1), flow.third(match.v, 2))
     if source is None or not all(p is not None and p.same_as(source) for p in parts):
-        return False
+        return None
     attrs = _call(flow, match).attrs
     free = attrs.causal_mask is None and attrs.window_size is None
-    return free and len(shape_of(source)) == 3 and str(source.ty.dtype) == "float32"
+    suits = free and len(shape_of(source)) == 3 and str(source.ty.dtype) == "float32"
+    return source if suits else None
 
 
-def _kernel(graph: Rewriting, flow: Flow, match: AttentionMatch) -> relax.Call:
+def attention_call(
+    flow: Flow,
+    match: AttentionMatch,
+    make: MakeKernel,
+    name: str,
+    operand: Callable[[relax.Expr], relax.Expr],
+    add: Callable[[tirx.PrimFunc, str], relax.GlobalVar],
+) -> relax.Call:
+    """A call of an attention kernel that computes what ``match.o`` is.
+
+    Args:
+        flow, match: the attention, of the form that `self_attention` asks for.
+        make: makes the kernel.
+        name: of the kernel in the module.
+        operand: from a variable of the old graph to the operand in the new one.
+        add: adds a kernel to the new module.
+    """
     call = _call(flow, match)
     source = flow.third(match.q, 0)
-    bias = [graph.new(b) for b in call.args[3:]]
+    bias = call.args[3:]
     batch, seq, heads, dim = shape_of(call)
     scale = dim**-0.5 if call.attrs.scale is None else float(call.attrs.scale)
     shape = shape_of(bias[0]) if bias else None
-    kernel = graph.kernel(attention(batch, seq, heads, dim, shape, scale), "attention")
-    return relax.call_tir(kernel, [graph.new(source), *bias], match.o.ty)
+    kernel = add(make(batch, seq, heads, dim, shape, scale), name)
+    return relax.call_tir(kernel, [operand(source), *(operand(b) for b in bias)], match.o.ty)
 
 
 def _call(flow: Flow, match: AttentionMatch) -> relax.Call:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from tvm import relax
 
+from passes.lower_attention import self_attention
 from passes.model import Model
 from passes.patterns import AttentionMatch, Flow, LinearMatch, shape_of
 
@@ -45,13 +46,18 @@ class FFN:
 
 @dataclass(frozen=True)
 class Attention:
-    """Self-attention: a combined QKV layer (rows q, k, v, each head-major) and its output layer."""
+    """Self-attention: a combined QKV layer (rows q, k, v, each head-major) and its output layer.
+
+    Attributes:
+        plain: one kernel may compute all between them: float32, every token sees every token.
+    """
 
     name: str
     qkv: Linear
     out: Linear
     heads: int
     head_dim: int
+    plain: bool = True
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,12 @@ class _Finder:
             out = None if reader is None else self._linear_on(core.o)
             if qkv is not None and out is not None and _fits(core, qkv, out):
                 found[qkv.weight] = Attention(
-                    f"{qkv.weight}.attention", _linear(qkv), _linear(out), core.heads, core.head_dim
+                    f"{qkv.weight}.attention",
+                    _linear(qkv),
+                    _linear(out),
+                    core.heads,
+                    core.head_dim,
+                    self_attention(self._flow, core) is not None,
                 )
         return found
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from codesign.candidate import Candidate, Choice
+from passes import int8_attention
 from passes.formats import Format
 from passes.sites import FFN, Attention, Layer, Linear, Sites
 from targets.target import Target
 
 DENSE = Format()
+INT8_CORE = Format(bits=8)
 DROP = "layers"
 """The pass that removes a layer."""
 
@@ -65,17 +67,21 @@ class Decision:
     Attributes:
         keep: units kept; None for all.
         first, second: formats of the two layers.
+        core: what lies between them computes in: of attention, its two products.
     """
 
     keep: int | None = None
     first: Format = DENSE
     second: Format = DENSE
+    core: Format = DENSE
 
     def choices(self, block: Block) -> tuple[Choice, ...]:
         """The decision as choices of passes at sites."""
         found: list[Choice] = []
         if self.keep is not None:
             found.append(Choice(block.name, block.prune, {"keep": self.keep}))
+        if self.core != DENSE:
+            found.append(Choice(block.name, int8_attention.NAME))
         for linear, form in ((block.first, self.first), (block.second, self.second)):
             found += format_choices(linear.name, form)
         return tuple(found)
@@ -85,7 +91,8 @@ class Decision:
         """What it has in common with other decisions; their errors are corrected together."""
         parts = {f"{f.bits}/{f.density:g}" for f in (self.first, self.second) if f != DENSE}
         kept = ["pruned"] if self.keep is not None else []
-        return " ".join([*kept, *sorted(parts)]) or "dense"
+        core = ["core"] if self.core != DENSE else []
+        return " ".join([*kept, *core, *sorted(parts)]) or "dense"
 
 
 def format_choices(site: str, form: Format) -> list[Choice]:
@@ -98,6 +105,7 @@ def format_choices(site: str, form: Format) -> list[Choice]:
 
 def decision_of(candidate: Candidate, block: Block, target: Target) -> Decision:
     """What a candidate decides for a block."""
+    taken = {(c.site, c.pass_name) for c in candidate}
     kept = [
         c.setting["keep"] for c in candidate if (c.site, c.pass_name) == (block.name, block.prune)
     ]
@@ -105,6 +113,7 @@ def decision_of(candidate: Candidate, block: Block, target: Target) -> Decision:
         keep=int(kept[0]) if kept else None,
         first=_format(candidate, block.first.name, target),
         second=_format(candidate, block.second.name, target),
+        core=INT8_CORE if (block.name, int8_attention.NAME) in taken else DENSE,
     )
 
 

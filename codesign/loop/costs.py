@@ -29,6 +29,9 @@ from targets.target import Target
 Counts = Mapping[str, int]
 """Kernel hash -> calls; differences may be negative."""
 
+_Counts = dict[tuple[int | None, Format], Counter[str]]
+"""By units kept and the format of one part."""
+
 
 @dataclass
 class KernelBook:
@@ -52,6 +55,7 @@ class BlockKernels:
     kept: Mapping[int | None, Counter[str]]
     first: Mapping[tuple[int | None, Format], Counter[str]]
     second: Mapping[tuple[int | None, Format], Counter[str]]
+    core: Mapping[tuple[int | None, Format], Counter[str]]
 
     def of(self, decision: Decision) -> Counter[str]:
         """Variant of kernel counts against the untouched layer; may be negative."""
@@ -60,7 +64,8 @@ class BlockKernels:
         for part, sign in (
             (self.first[decision.keep, decision.first], 1),
             (self.second[decision.keep, decision.second], 1),
-            (base, -1),
+            (self.core[decision.keep, decision.core], 1),
+            (base, -2),
             (self.untouched, -1),
         ):
             for kernel, n in part.items():
@@ -90,25 +95,21 @@ def block_kernels(
     block = blocks_of(layer)[index]
     untouched = book.count(alone, target)
     kept: dict[int | None, Counter[str]] = {}
-    first: dict[tuple[int | None, Format], Counter[str]] = {}
-    second: dict[tuple[int | None, Format], Counter[str]] = {}
+    first, second, core = _Counts(), _Counts(), _Counts()
     for keep in offers.keeps:
         kept[keep] = (
             untouched if keep is None else _count(alone, block, Decision(keep), target, book)
         )
-        for form in offers.first:
-            first[keep, form] = (
-                kept[keep]
-                if form == DENSE
-                else _count(alone, block, Decision(keep, first=form), target, book)
+        parts = [(first, Decision(keep, first=f)) for f in offers.first]
+        parts += [(second, Decision(keep, second=f)) for f in offers.second]
+        parts += [(core, Decision(keep, core=f)) for f in offers.core]
+        for found, decision in parts:
+            changed = ({decision.first, decision.second, decision.core} - {DENSE} or {DENSE}).pop()
+            plain = changed == DENSE
+            found[keep, changed] = (
+                kept[keep] if plain else _count(alone, block, decision, target, book)
             )
-        for form in offers.second:
-            second[keep, form] = (
-                kept[keep]
-                if form == DENSE
-                else _count(alone, block, Decision(keep, second=form), target, book)
-            )
-    return BlockKernels(untouched, kept, first, second)
+    return BlockKernels(untouched, kept, first, second, core)
 
 
 def _count(
@@ -119,7 +120,7 @@ def _count(
     rows = rows_of(block, units)
     first = placeholder(block.first, decision.first, len(rows.first), block.first.in_features)
     second = placeholder(block.second, decision.second, block.second.out_features, len(rows.second))
-    model = rewrite_block(alone, block, units, first, second, target)
+    model = rewrite_block(alone, block, units, first, second, target, decision.core)
     return book.count(model, target)
 
 

@@ -75,6 +75,8 @@ class LayerSolver:
         rows = rows_of(block, units)
         solved_first = self._first(stream, block, decision.first, rows.first, change)
         change = merged(change, effective(block.first, solved_first, rows.first, None))
+        if decision.core != DENSE:
+            change = merged(change, quantized_core(block))
         gram = self.gram(stream, block.second.name, change)
         layer, kept_gram = on_kept_inputs(second, gram, rows.second)
         solved_second = solve_linear(layer, kept_gram, decision.second)
@@ -146,6 +148,11 @@ def effective(linear: Linear, solved: Solved, rows: Index | None, columns: Index
         weights[linear.bias] = bias
     quantized = frozenset([linear.name]) if solved.format.bits == 8 else frozenset()
     return Variant(weights, quantized)
+
+
+def quantized_core(block: Block) -> Variant:
+    """The int8 products of an attention block, as the simulator takes them."""
+    return Variant(quantized=frozenset([block.name]))
 
 
 def merged(a: Variant, b: Variant) -> Variant:

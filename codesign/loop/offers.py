@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import product
 
-from codesign.loop.blocks import DENSE, Block, Decision
-from passes import ffn, heads, int8, sparse
+from codesign.loop.blocks import DENSE, INT8_CORE, Block, Decision
+from passes import ffn, heads, int8, int8_attention, sparse
 from passes.formats import Format
 from passes.int8 import Int8Config
 from passes.report import Refusal
@@ -29,6 +29,7 @@ class Offers:
     Attributes:
         keeps: units to keep, all (None) first.
         first, second: formats of the two layers, dense first.
+        core: formats of what lies between them, dense first.
         refusals: what is not offered, and why.
     """
 
@@ -36,10 +37,11 @@ class Offers:
     first: tuple[Format, ...]
     second: tuple[Format, ...]
     refusals: tuple[Refusal, ...]
+    core: tuple[Format, ...] = (DENSE,)
 
     def decisions(self) -> list[Decision]:
         """Every combination, the untouched block first."""
-        return [Decision(*d) for d in product(self.keeps, self.first, self.second)]
+        return [Decision(*d) for d in product(self.keeps, self.first, self.second, self.core)]
 
 
 def offers_for(block: Block, target: Target, enabled: tuple[str, ...]) -> Offers:
@@ -48,7 +50,8 @@ def offers_for(block: Block, target: Target, enabled: tuple[str, ...]) -> Offers
     Args:
         block: attention or FFN.
         target: decides which widths and formats gain.
-        enabled: names of the passes to use: ``ffn``, ``heads``, ``int8``, ``sparse``.
+        enabled: names of the passes to use: ``ffn``, ``heads``, ``int8``, ``int8_attention``,
+            ``sparse``.
     """
     refusals: list[Refusal] = []
     keeps: list[int | None] = [None]
@@ -58,9 +61,13 @@ def offers_for(block: Block, target: Target, enabled: tuple[str, ...]) -> Offers
         refusals += refused
     first, refused_first = _formats(block.first, target, enabled)
     second, refused_second = _formats(block.second, target, enabled)
-    return Offers(
-        tuple(keeps), tuple(first), tuple(second), (*refusals, *refused_first, *refused_second)
-    )
+    refusals += [*refused_first, *refused_second]
+    core = [DENSE]
+    if isinstance(block.site, Attention) and int8_attention.NAME in enabled:
+        settings, refused = int8_attention.choices(block.site, target)
+        core += [INT8_CORE for _ in settings]
+        refusals += refused
+    return Offers(tuple(keeps), tuple(first), tuple(second), tuple(refusals), tuple(core))
 
 
 def _counts(block: Block, target: Target) -> tuple[list[int], list[Refusal]]:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from codesign.loop.blocks import Block
+from codesign.loop.blocks import DENSE, Block
 from codesign.loop.layer_solver import Index, SolvedBlock, rows_of
 from passes.ffn import prune_ffn
 from passes.format_linear import format_linears
-from passes.formats import Solved
+from passes.formats import Format, Solved
 from passes.heads import prune_heads
+from passes.int8_attention import quantize_attention
 from passes.layers import drop_layers
 from passes.model import Model
 from passes.sites import Attention, Layer
@@ -27,15 +28,27 @@ def rewrite_candidate(
     """
     for solved in blocks:
         model = rewrite_block(
-            model, solved.block, solved.units, solved.first, solved.second, target
+            model,
+            solved.block,
+            solved.units,
+            solved.first,
+            solved.second,
+            target,
+            solved.decision.core,
         )
     return drop_layers(model, dropped)[0] if dropped else model
 
 
 def rewrite_block(
-    model: Model, block: Block, units: Index | None, first: Solved, second: Solved, target: Target
+    model: Model,
+    block: Block,
+    units: Index | None,
+    first: Solved,
+    second: Solved,
+    target: Target,
+    core: Format = DENSE,
 ) -> Model:
-    """One block rewritten: its units cut to ``units``, its two layers in their formats.
+    """One block rewritten: its units cut to ``units``, its layers and its core in their formats.
 
     Args:
         model: canonical; other blocks may be rewritten already.
@@ -43,9 +56,12 @@ def rewrite_block(
         units: heads or neurons kept; None for all.
         first, second: the layers over the rows and inputs that are kept.
         target: gives the packed block.
+        core: format of what lies between the layers.
     """
     if units is not None:
         model = _pruned(model, block, units, first, second)
+    if core != DENSE and isinstance(block.site, Attention):
+        model = quantize_attention(model, block.site)[0]
     layers = [(block.first, first), (block.second, second)]
     return format_linears(model, layers, target)[0]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from codesign.candidate import Candidate, Choice
 from codesign.loop.blocks import DENSE, DROP, Block, Decision, blocks_of
-from codesign.loop.layer_solver import Index, LayerSolver, effective, merged
+from codesign.loop.layer_solver import Index, LayerSolver, effective, merged, quantized_core
 from codesign.loop.offers import Offers
 from codesign.machine import cores
 from codesign.records import Records
@@ -38,8 +38,12 @@ class Sensitivities:
 
     def of(self, block: Block, decision: Decision) -> float:
         """The error of a decision: the sum of its parts, as if they were independent."""
-        parts = [Decision(keep=decision.keep), Decision(first=decision.first)]
-        parts.append(Decision(second=decision.second))
+        parts = [
+            Decision(keep=decision.keep),
+            Decision(first=decision.first),
+            Decision(second=decision.second),
+            Decision(core=decision.core),
+        ]
         return sum(
             self.values[Candidate(part.choices(block)).key] for part in parts if part != Decision()
         )
@@ -147,8 +151,11 @@ class SensitivityProbe:
                 self._kept(layer, block, offer, missing),
                 self._formats(layer, block, block.first, offer.first, True, missing),
                 self._formats(layer, block, block.second, offer.second, False, missing),
+                ((Decision(core=c), quantized_core(block)) for c in offer.core if c != DENSE),
             ):
-                yield Candidate(decision.choices(block)), variant
+                candidate = Candidate(decision.choices(block))
+                if candidate.key in missing:
+                    yield candidate, variant
 
     def _kept(
         self, layer: Layer, block: Block, offers: Offers, missing: set[str]
@@ -213,4 +220,5 @@ def single(offers: Offers) -> list[Decision]:
         *(Decision(keep) for keep in offers.keeps if keep is not None),
         *(Decision(first=form) for form in offers.first if form != DENSE),
         *(Decision(second=form) for form in offers.second if form != DENSE),
+        *(Decision(core=form) for form in offers.core if form != DENSE),
     ]

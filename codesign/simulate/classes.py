@@ -55,10 +55,10 @@ class SegmentPrograms:
         weights = set(variant.weights) - set(segment.part.weights)
         if weights:
             raise PassError(f"{segment.name} has no such weight", got=", ".join(sorted(weights)))
-        sites = variant.quantized - {x.name for x in segment.linears}
+        sites = variant.quantized - set(segment.quantizable)
         if sites:
             got = ", ".join(sorted(sites))
-            raise PassError(f"no such linear site in {segment.name}", got=got)
+            raise PassError(f"no such site in {segment.name}", got=got)
 
     def step(self, index: int, number: int, variant: Variant) -> Step:
         """What runs stage ``number`` of segment ``index``, changed.
@@ -66,7 +66,7 @@ class SegmentPrograms:
         It takes one sample's environment to the one behind the stage, which holds what is read later.
         """
         stage = self.staged[index].stages[number]
-        kind = "gated" if any(x.name in variant.quantized for x in stage.linears) else "plain"
+        kind = "gated" if any(x.name in variant.quantized for x in stage.quantizable) else "plain"
         program = _name(self._representative[index], number, kind)
         bound = self._bind(index, number, program, variant)
         gates = [] if kind == "plain" else self._gates_of(stage, variant)
@@ -81,7 +81,7 @@ class SegmentPrograms:
         return run
 
     def _gates_of(self, stage: Stage, variant: Variant) -> list[tvm.runtime.Tensor]:
-        return [self._gates[x.name in variant.quantized] for x in stage.linears]
+        return [self._gates[x.name in variant.quantized] for x in stage.quantizable]
 
     def _bind(
         self, index: int, number: int, program: str, variant: Variant
@@ -120,8 +120,8 @@ class SegmentPrograms:
         models: dict[str, Model] = {}
         for number, stage in enumerate(self.staged[index].stages):
             models[_name(index, number, "plain")] = as_model(self._flow, stage.part)
-            if stage.linears:
-                gated = as_model(self._flow, stage.part, stage.linears)
+            if stage.quantizable:
+                gated = as_model(self._flow, stage.part, stage.quantizable)
                 models[_name(index, number, "gated")] = gated
         return models
 

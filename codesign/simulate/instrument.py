@@ -10,21 +10,27 @@ from tvm import relax, te, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from codesign.simulate.graph import Dataflow, Slice, spec
+from passes.int8_attention import core_of
+from passes.lower_attention import attention_call
 from passes.model import Model, TensorSpec
-from passes.sites import Linear
+from passes.patterns import AttentionMatch, Flow
+from passes.sites import Attention, Linear
+from targets.kernels.attention_int8 import attention_int8
+from targets.kernels.primfunc import dims, prim_func
 from targets.kernels.quantize import quantize_rows
 
 _OPAQUE = 8  # relax's OpPatternKind: nothing is fused into it
 
 
-def as_model(flow: Dataflow, part: Slice, gated: Sequence[Linear] = ()) -> Model:
+def as_model(flow: Dataflow, part: Slice, gated: Sequence[Linear | Attention] = ()) -> Model:
     """The slice ``part`` as a model: inputs are what is given, the context, then the gates.
 
     Args:
         flow: the graph that ``part`` is a slice of.
         part: the slice.
-        gated: linear sites that get a gate, a float32 scalar input ``gate.<weight>``: above 0, the
-            input of the layer passes through uint8 per token and back, as the int8 kernels see it.
+        gated: sites that get a gate, a float32 scalar input ``gate.<site>``. Above 0, the input of a
+            linear layer passes through uint8 per token and back, as the int8 kernels see it, and
+            attention is computed by the kernel with int8 products.
     """
     copy = _Copy(flow, part, gated)
     outputs = copy.body()
@@ -80,14 +86,23 @@ def weight_of(flow: Dataflow, value: relax.Expr) -> str | None:
 class _Copy(PyExprMutator):  # type: ignore[misc]
     """Emits the bindings of a slice into a function of its own."""
 
-    def __init__(self, flow: Dataflow, part: Slice, gated: Sequence[Linear]) -> None:
+    def __init__(self, flow: Dataflow, part: Slice, gated: Sequence[Linear | Attention]) -> None:
         super().__init__()
         self._flow = flow
         self._part = part
-        self._gates = {g.weight: _parameter(f"gate.{g.weight}", [], "float32") for g in gated}
+        gates = {site: _parameter(f"gate.{site.name}", [], "float32") for site in gated}
+        self._gates = {s.weight: gate for s, gate in gates.items() if isinstance(s, Linear)}
+        self._cores: dict[str, tuple[AttentionMatch, relax.Var]] = {}
+        attentions = {s: gate for s, gate in gates.items() if isinstance(s, Attention)}
+        if attentions:
+            self._patterns = Flow(flow.model)
+        for site, gate in attentions.items():
+            match = core_of(self._patterns, site)
+            if match is not None:
+                self._cores[match.o.name] = (match, gate)
         starts = [_like(flow.vars[n]) for n in (*part.given, *part.context)]
         weights = [_like(flow.vars[n]) for n in part.weights]
-        self.inputs = [*starts, *self._gates.values()]
+        self.inputs = [*starts, *gates.values()]
         self._params = [*self.inputs, *weights]
         self._at: dict[str, relax.Expr] = {v.name: v for v in (*starts, *weights)}
         self._bb = relax.BlockBuilder()
@@ -98,6 +113,8 @@ class _Copy(PyExprMutator):  # type: ignore[misc]
             with self._bb.dataflow():
                 for binding in self._part.bindings:
                     value = self._gate_matmul(binding.value, self.visit_expr(binding.value))
+                    if binding.var.name in self._cores:
+                        value = self._gate_core(value, *self._cores[binding.var.name])
                     self._at[binding.var.name] = self._bb.emit(value, binding.var.name)
                 results = [self._at[w] for w in self._part.wanted]
                 result = self._bb.emit_output(relax.Tuple(results))
@@ -120,19 +137,34 @@ class _Copy(PyExprMutator):  # type: ignore[misc]
             return new
         return relax.op.matmul(self._gate(new.args[0], weight), new.args[1])
 
+    def _gate_core(self, exact: relax.Expr, match: AttentionMatch, gate: relax.Var) -> relax.Expr:
+        """Attention as it is if the gate is 0, otherwise with int8 products."""
+
+        value = attention_call(
+            self._patterns, match, attention_int8, "attention_int8", self.visit_expr, self._opaque
+        )
+        operands = [self._bb.emit(exact), self._bb.emit(value), gate]
+        # opaque, or it would be fused into the exact kernel, which has no schedule with it
+        kernel = self._opaque(chosen(spec(match.o).shape), "chosen")
+        return relax.call_tir(kernel, operands, match.o.ty)
+
+    def _opaque(self, kernel: tirx.PrimFunc, name: str) -> relax.GlobalVar:
+        """Add a kernel into which nothing is fused."""
+        return self._bb.add_func(kernel.with_attr("op_pattern", _OPAQUE), name)
+
     def _gate(self, x: relax.Expr, weight: str) -> relax.Expr:
         """``x`` if the gate is 0, otherwise x quantised per token and dequantised."""
         if weight not in self._gates:
             return x
         *lead, k = spec(x).shape
-        quantize = quantize_rows(tuple(lead), k).with_attr("op_pattern", _OPAQUE)
+        quantize = quantize_rows(tuple(lead), k)
         wide = -(-k // 4) * 4
         types = [
             relax.TensorType([*lead, wide], "uint8"),
             relax.TensorType(lead, "float32"),
             relax.TensorType(lead, "int32"),
         ]
-        kernel = self._bb.add_func(quantize, "quantize")
+        kernel = self._opaque(quantize, "quantize")
         rows = self._bb.emit(relax.call_tir(kernel, [x], types))
         parts = [self._bb.emit(relax.TupleGetItem(rows, i)) for i in range(3)]
         gate = self._gates[weight]
@@ -150,6 +182,15 @@ def gated(
         return tirx.Select(gate[()] > tirx.FloatImm("float32", 0.0), back, x[i])
 
     return te.compute(x.shape, value, name="gated")
+
+
+def chosen(shape: Sequence[int]) -> tirx.PrimFunc:
+    """PrimFunc ``(exact, coarse, gate) -> coarse`` where the scalar ``gate`` is above 0, else ``exact``."""
+    exact, coarse = (te.placeholder(dims(*shape), "float32", name=n) for n in ("exact", "coarse"))
+    gate = te.placeholder((), "float32", name="gate")
+    on = gate[()] > tirx.FloatImm("float32", 0.0)
+    out = te.compute(exact.shape, lambda *i: tirx.Select(on, coarse[i], exact[i]), name="chosen")
+    return prim_func([exact, coarse, gate, out])
 
 
 def _parameter(name: str, shape: Sequence[int], dtype: str) -> relax.Var:

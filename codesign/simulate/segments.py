@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from codesign.simulate.graph import Dataflow, Slice
-from passes.sites import Linear, Sites
+from passes.sites import Attention, Linear, Sites
 
 PREFIX, SUFFIX = "prefix", "suffix"
 
@@ -19,13 +19,20 @@ class Segment:
         part: its slice of the graph. ``given`` are the model's inputs or the layer's input,
             ``context`` what it reads from the prefix besides (the attention bias).
         linears: its linear sites in order of computation.
+        attentions: its attention sites, likewise.
         is_layer: True if it may be dropped: its output has the shape of its input.
     """
 
     name: str
     part: Slice
     linears: tuple[Linear, ...]
+    attentions: tuple[Attention, ...] = ()
     is_layer: bool = False
+
+    @property
+    def quantizable(self) -> tuple[str, ...]:
+        """Names of the sites that may compute on 8-bit codes."""
+        return (*(x.name for x in self.linears), *(x.name for x in self.attentions))
 
 
 def cut(flow: Dataflow, sites: Sites) -> tuple[Segment, ...]:
@@ -37,14 +44,14 @@ def cut(flow: Dataflow, sites: Sites) -> tuple[Segment, ...]:
     whole = flow.slice(inputs, flow.outputs)
     chain = _chain(flow, sites)
     if not chain:
-        return (Segment(SUFFIX, whole, _linears(whole, sites)),)
+        return (_segment(SUFFIX, whole, sites),)
     context = tuple(dict.fromkeys(c for segment in chain for c in segment.part.context))
     first = chain[0].part.given[0]
     prefix = flow.slice(inputs, (first, *(c for c in context if c not in inputs)))
     inside = {b.var.name for segment in chain for b in segment.part.bindings}
     if inside & {b.var.name for b in prefix.bindings} - flow.from_weights:
-        return (Segment(SUFFIX, whole, _linears(whole, sites)),)
-    return (Segment(PREFIX, prefix, _linears(prefix, sites)), *chain)
+        return (_segment(SUFFIX, whole, sites),)
+    return (_segment(PREFIX, prefix, sites), *chain)
 
 
 def _chain(flow: Dataflow, sites: Sites) -> list[Segment]:
@@ -57,17 +64,24 @@ def _chain(flow: Dataflow, sites: Sites) -> list[Segment]:
             between = flow.slice((at,), (layer.input,))
             if layer.input not in flow.after((at,)):
                 return []
-            segments.append(Segment(f"before {layer.name}", between, _linears(between, sites)))
+            segments.append(_segment(f"before {layer.name}", between, sites))
         part = flow.slice((layer.input,), (layer.output,))
-        segments.append(Segment(layer.name, part, _linears(part, sites), is_layer=True))
+        segments.append(_segment(layer.name, part, sites, is_layer=True))
         at = layer.output
     if segments:
         rest = flow.slice((at,), flow.outputs)
-        segments.append(Segment(SUFFIX, rest, _linears(rest, sites)))
+        segments.append(_segment(SUFFIX, rest, sites))
     return segments
 
 
-def _linears(part: Slice, sites: Sites) -> tuple[Linear, ...]:
-    """The linear sites of a slice, in order of its weights."""
-    by_weight = {linear.weight: linear for linear in sites.linears}
-    return tuple(by_weight[w] for w in part.weights if w in by_weight)
+def _segment(name: str, part: Slice, sites: Sites, is_layer: bool = False) -> Segment:
+    """A slice with the sites that lie in it, in order of its weights."""
+    linears = {linear.weight: linear for linear in sites.linears}
+    attentions = {attention.qkv.weight: attention for attention in sites.attentions}
+    return Segment(
+        name,
+        part,
+        tuple(linears[w] for w in part.weights if w in linears),
+        tuple(attentions[w] for w in part.weights if w in attentions),
+        is_layer,
+    )

@@ -150,7 +150,7 @@ class Simulator:
             if site.name == linear:
                 return site
         names = ", ".join(site.name for site in segment.linears)
-        raise PassError(f"no such linear site in {segment.name}", got=linear, allowed=names)
+        raise PassError(f"no such site in {segment.name}", got=linear, allowed=names)
 
     def output_error(self, stream: Stream) -> float:
         """Relative squared error of the outputs, the rest of the model being dense.

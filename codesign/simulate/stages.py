@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from codesign.simulate.graph import Dataflow, Slice
 from codesign.simulate.instrument import probe_input, residual_input
 from codesign.simulate.segments import Segment
-from passes.sites import Linear
+from passes.sites import Attention, Linear
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Stage:
 
     Attributes:
         part: its slice; ``wanted`` is what later stages or segments read of what it computes.
-        linears: the sites that it multiplies.
+        quantizable: the sites in it that may compute on 8-bit codes.
         kept: names that later stages of the segment still read, from this stage or before it.
     """
 
     part: Slice
-    linears: tuple[Linear, ...]
+    quantizable: tuple[Linear | Attention, ...]
     kept: frozenset[str]
 
 
@@ -93,6 +93,7 @@ def _stage(flow: Dataflow, segment: Segment, inside: set[str], later: set[str]) 
     given = tuple(dict.fromkeys(r for r in reads if r not in flow.model.weights))
     needed = {r for name in later for r in flow.reads[name]} | set(segment.part.wanted)
     wanted = tuple(b.var.name for b in bindings if b.var.name in needed)
-    linears = tuple(site for site in segment.linears if site.weight in weights)
+    found = [site for site in segment.linears if site.weight in weights]
+    cores = [site for site in segment.attentions if site.qkv.weight in weights]
     part = Slice(given, (), weights, wanted, bindings)
-    return Stage(part, linears, frozenset(needed - set(flow.model.weights)))
+    return Stage(part, (*found, *cores), frozenset(needed - set(flow.model.weights)))

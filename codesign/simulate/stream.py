@@ -22,7 +22,8 @@ class Variant:
 
     Attributes:
         weights: effective weights and biases by name, float32 of the dense shape.
-        quantized: names of linear sites that see their input as uint8 per token.
+        quantized: names of linear sites that see their input as uint8 per token, and of attention
+            sites whose products run on 8-bit codes.
         dropped: the layer hands its input on; nothing else counts then.
     """
 

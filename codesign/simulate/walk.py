@@ -46,7 +46,7 @@ class Walk:
         for number in range(stages):
             stage = self._programs.staged[self._index].stages[number]
             weights = [variant.weights.get(w) for w in stage.part.weights]
-            quantized = variant.quantized & {x.name for x in stage.linears}
+            quantized = variant.quantized & {x.name for x in stage.quantizable}
             if number < len(self._done) and self._done[number].holds(weights, quantized):
                 continue
             del self._done[number:]

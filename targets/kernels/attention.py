@@ -17,8 +17,8 @@ KEY_MULTIPLE = 16
 ROW_SLACK = 63
 """Query rows beyond the real ones, so that tiles may overhang; they repeat the last real one."""
 
-MASKED = -1e30
-"""Score of a key that does not exist."""
+MASKED = float("-inf")
+"""Score of a key that does not exist: less than that of any that is masked, however low its bias."""
 
 
 def attention(

@@ -11,7 +11,9 @@ from tvm import s_tir, tirx
 
 from targets.kernels import (
     attend,
+    attend_int8,
     attention,
+    attention_int8,
     linear,
     linear_int8,
     linear_sparse,
@@ -60,6 +62,12 @@ def attention_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
         yield partial(attend.schedule_attention, target=target, point=point)
 
 
+def attention_int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All tiles worth trying for attention in int8."""
+    for point in attend_int8.attends_int8(func, target):
+        yield partial(attend_int8.schedule_attention_int8, target=target, point=point)
+
+
 _SPACES: dict[str, Space] = {
     linear.FAMILY_NAME: float_space,
     linear_sparse.FAMILY_NAME: float_space,
@@ -69,6 +77,7 @@ _SPACES: dict[str, Space] = {
     norm.FAMILY_NAME: partial(row_space, 4),
     softmax.FAMILY_NAME: partial(row_space, 1),
     attention.FAMILY_NAME: attention_space,
+    attention_int8.FAMILY_NAME: attention_int8_space,
 }
 
 

@@ -1,4 +1,5 @@
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,3 +45,28 @@ def test_a_wrong_tvm_too(pretend):
     pretend("apache-tvm", "0.26.0")
     with pytest.raises(UserError, match="does not work"):
         versions.require()
+
+
+def test_other_kernels_are_another_generator(tmp_path, monkeypatch):
+    for name in ("passes", "targets"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+
+    def find_spec(package):
+        return SimpleNamespace(submodule_search_locations=[str(tmp_path / package)])
+
+    monkeypatch.setattr(versions, "find_spec", find_spec)
+
+    def now():
+        versions.generator.cache_clear()
+        return versions.generator()
+
+    one = now()
+    assert now() == one
+    (tmp_path / "targets" / "tile.py").write_text("ROWS = 4")
+    two = now()
+    (tmp_path / "targets" / "tile.py").write_text("ROWS = 8")
+    three = now()
+    monkeypatch.undo()
+    assert len({one, two, three, now()}) == 4
+    assert versions.versions()["generator"] == versions.generator()

@@ -47,6 +47,15 @@ def test_with_threads(run, close, threaded):
         close(y, reference(qkv, bias, 3, 0.25))
 
 
+@pytest.mark.parametrize("low", [-1e9, -1e30, np.finfo(np.float32).min])
+def test_a_row_whose_keys_are_all_masked_is_their_mean(compiled, close, target, low):
+    qkv, _ = inputs(1, 21, 2, 16, None)
+    bias = np.full((1, 1, 1, 21), low, np.float32)
+    y = compiled(attention(1, 21, 2, 16, bias.shape, 0.25), target)([0.01 * qkv, bias])[0]
+    wanted = np.broadcast_to(0.01 * qkv[0, :, 64:].mean(0, dtype=np.float64), (21, 32))
+    close(y[0], wanted, 1e-5)
+
+
 def test_masked_and_extreme_scores(compiled, close, target):
     qkv, _ = inputs(2, 21, 2, 16, None)
     bias = np.zeros((2, 1, 1, 21), np.float32)

@@ -7,6 +7,7 @@ import tvm
 from tvm import s_tir, te, topi
 
 from targets.kernels.attention import attention
+from targets.kernels.attention_int8 import attention_int8
 from targets.kernels.epilogue import with_epilogue
 from targets.kernels.linear import dense
 from targets.kernels.linear_int8 import dense_int8
@@ -32,6 +33,7 @@ def kernels(nb):
         "layer_norm": layer_norm((*lead, 256), 1e-5),
         "softmax": softmax((*lead, 256)),
         "attention": attention(1, 13, 2, 16, (1, 1, 1, 13), 0.25),
+        "attention_int8": attention_int8(1, 13, 2, 16, (1, 1, 1, 13), 0.25),
     }
 
 

@@ -42,6 +42,11 @@ INT8 = Candidate(
         for part in ("attention.qkv", "attention.out", "ffn.up", "ffn.down")
     )
 )
+INT8_ATTENTION = choices(
+    layer0_attention={"int8_attention": {}, "heads": {"keep": 2}},
+    layer1_attention={"int8_attention": {}},
+    layer1_attention_qkv={"int8": {}},
+)
 SPARSE = choices(
     layer0_attention_qkv={"sparse": {"density": 0.5}},
     layer0_ffn_down={"sparse": {"density": 0.25}},
@@ -53,7 +58,7 @@ SPARSE_INT8 = choices(
 DROPPED = choices(layer0={DROP: {"drop": True}}, layer1_ffn_up={"int8": {}})
 LAST_DROPPED = choices(layer1={DROP: {"drop": True}}, layer0_ffn={"ffn": {"keep": 32}})
 MIXED = choices(
-    layer0_attention={"heads": {"keep": 3}},
+    layer0_attention={"heads": {"keep": 3}, "int8_attention": {}},
     layer0_attention_qkv={"int8": {"density": 0.5}},
     layer0_attention_out={"sparse": {"density": 0.5}},
     layer0_ffn={"ffn": {"keep": 64}},
@@ -68,6 +73,7 @@ CANDIDATES = {
     "dense": Candidate(),
     "pruned": PRUNED,
     "int8": INT8,
+    "int8 attention": INT8_ATTENTION,
     "sparse": SPARSE,
     "sparse int8": SPARSE_INT8,
     "first layer dropped": DROPPED,
@@ -160,7 +166,7 @@ def test_the_built_model_computes_what_was_simulated(
     dense = [net.reference(s) for s in samples]
     moved = max(float(np.abs(w - d).max()) for w, d in zip(wanted, dense, strict=True))
     assert (moved > 1e-3 * scale) == bool(candidate.choices)  # or the comparison would show nothing
-    assert_same(built, wanted, quantized=any(c.pass_name == "int8" for c in candidate))
+    assert_same(built, wanted, quantized=any(c.pass_name.startswith("int8") for c in candidate))
 
 
 def test_the_error_told_is_that_of_the_built_model(

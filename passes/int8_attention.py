@@ -1,0 +1,90 @@
+"""Attention whose two products run on 8-bit codes, quantised in its kernel: nothing to solve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tvm import relax
+
+from passes.errors import PassError
+from passes.lower_attention import attention_call, self_attention
+from passes.model import Model
+from passes.patterns import AttentionMatch, Flow
+from passes.report import Change, Refusal, Report
+from passes.rewrite import Rewriting, rewrite
+from targets.kernels.attention_int8 import attention_int8
+
+if TYPE_CHECKING:
+    from passes.sites import Attention
+    from targets.target import Target
+
+NAME = "int8_attention"
+
+
+@dataclass(frozen=True)
+class Int8AttentionConfig:
+    """What is offered.
+
+    Attributes:
+        needs_dot_product: refuse it on targets that lack an instruction for int8 dot products; False
+            offers it all the same, and leaves the judgement to measurement.
+    """
+
+    needs_dot_product: bool = True
+
+
+def quantize_attention(model: Model, attention: Attention) -> tuple[Model, Report]:
+    """Give an attention site the kernel with int8 products.
+
+    What the kernel computes is told in `targets.kernels.attention_int8`. The projections before and
+    after it stay as they are.
+
+    Args:
+        model: canonical; heads of the site may be pruned already, its QKV projection must still be
+            a plain linear layer.
+        attention: the site.
+
+    Raises:
+        PassError: the site is not in the graph in its canonical form.
+    """
+    flow = Flow(model)
+    match = core_of(flow, attention)
+    if match is None:
+        raise PassError(
+            f"{attention.name} is not in the canonical form",
+            got="no attention on the thirds of its QKV projection",
+            allowed="linear, split, reshape, attention, reshape",
+            next="quantise attention before the layers around it",
+        )
+
+    def edit(graph: Rewriting, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+        if not var.same_as(match.o):
+            return None
+        return attention_call(flow, match, attention_int8, NAME, graph.new, graph.kernel)
+
+    written = rewrite(model, model.weights, edit, name=NAME)
+    return written, Report(NAME, (Change(attention.name, NAME, "int8 products"),))
+
+
+def core_of(flow: Flow, attention: Attention) -> AttentionMatch | None:
+    """The attention between the two projections of a site, if it has the form that our kernels take."""
+    for match in flow.attentions():
+        source = self_attention(flow, match)
+        linear = None if source is None else flow.linear(source)
+        if linear is not None and linear.weight == attention.qkv.weight:
+            return match
+    return None
+
+
+def choices(
+    site: Attention, target: Target, config: Int8AttentionConfig | None = None
+) -> tuple[list[dict[str, int]], list[Refusal]]:
+    """The one setting ``{}`` where int8 products are offered for a site, and what is refused."""
+    config = config or Int8AttentionConfig()
+    if config.needs_dot_product and not target.has_vnni:
+        reason = f"{target.name} has no instruction for int8 dot products (VNNI)"
+        return [], [Refusal(site.name, NAME, reason)]
+    if not site.plain:
+        return [], [Refusal(site.name, NAME, "it is causal, or not float32")]
+    return [{}], []

@@ -1,0 +1,130 @@
+"""As ``intrin``, with codes that come as int32 words of four, the first in the lowest byte.
+
+Arithmetic makes such words out of vectors without moving bytes across lanes. What the intrinsics stand
+for is written with shifts, so that it is the same number on targets without VNNI.
+"""
+
+# TVMScript is read as Python by TVM alone: its annotations are buffers, not types.
+# mypy: disable-error-code="valid-type, untyped-decorator"
+
+from __future__ import annotations
+
+from tvm import s_tir, tirx
+from tvm.script import tirx as T
+
+from targets.target import Target
+
+
+def dot_words_name(target: Target) -> str | None:
+    """The intrinsic that adds ``dot_words`` of one word and ``target.lanes`` others; None without VNNI."""
+    return f"codesign.dot_words_{target.vector_bits}" if target.has_vnni else None
+
+
+def sum_words_name(target: Target) -> str | None:
+    """The intrinsic that adds ``sum_word`` of each of ``target.lanes`` words; None without VNNI."""
+    return f"codesign.sum_words_{target.vector_bits}" if target.has_vnni else None
+
+
+def sum_word(word: tirx.Expr) -> tirx.Expr:
+    """The sum of the four unsigned bytes of an int32."""
+    first, *others = (tirx.bitwise_and(word >> (8 * b), 0xFF) for b in range(4))
+    return sum(others, first)
+
+
+def dot_words(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """The sum of the products of the four unsigned bytes of ``a`` and the four signed ones of ``b``."""
+    first, *others = (
+        tirx.bitwise_and(a >> (8 * i), 0xFF) * ((b << (24 - 8 * i)) >> 24) for i in range(4)
+    )
+    return sum(others, first)
+
+
+def _words_desc(lanes: int) -> tirx.PrimFunc:
+    @T.prim_func(private=True, s_tir=True)
+    def desc(
+        a: T.Buffer((1,), "int32", offset_factor=1),
+        b: T.Buffer((lanes,), "int32", offset_factor=1),
+        c: T.Buffer((lanes,), "int32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(c[0:lanes], a[0:1], b[0:lanes])
+            T.writes(c[0:lanes])
+            for i in T.serial(0, lanes):
+                with T.sblock("update"):
+                    vi = T.axis.spatial(lanes, i)
+                    c[vi] = c[vi] + dot_words(a[0], b[vi])
+
+    return desc
+
+
+def _words_impl(lanes: int) -> tirx.PrimFunc:
+    codes, sums = f"int8x{4 * lanes}", f"int32x{lanes}"
+    name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+
+    @T.prim_func(private=True, s_tir=True)
+    def impl(
+        a: T.Buffer((1,), "int32", offset_factor=1),
+        b: T.Buffer((lanes,), "int32", offset_factor=1),
+        c: T.Buffer((lanes,), "int32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(c[0:lanes], a[0:1], b[0:lanes])
+            T.writes(c[0:lanes])
+            c[T.ramp(T.int32(0), 1, lanes)] = T.call_llvm_pure_intrin(
+                T.llvm_lookup_intrinsic_id(name),
+                c.vload([0], sums),
+                T.reinterpret(T.broadcast(a[0], lanes), dtype=codes),
+                T.reinterpret(b.vload([0], sums), dtype=codes),
+                dtype=sums,
+            )
+
+    return impl
+
+
+def _sum_desc(lanes: int) -> tirx.PrimFunc:
+    @T.prim_func(private=True, s_tir=True)
+    def desc(
+        a: T.Buffer((lanes,), "int32", offset_factor=1),
+        c: T.Buffer((lanes,), "int32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(c[0:lanes], a[0:lanes])
+            T.writes(c[0:lanes])
+            for i in T.serial(0, lanes):
+                with T.sblock("update"):
+                    vi = T.axis.spatial(lanes, i)
+                    c[vi] = c[vi] + sum_word(a[vi])
+
+    return desc
+
+
+def _sum_impl(lanes: int) -> tirx.PrimFunc:
+    codes, sums = f"int8x{4 * lanes}", f"int32x{lanes}"
+    name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+
+    @T.prim_func(private=True, s_tir=True)
+    def impl(
+        a: T.Buffer((lanes,), "int32", offset_factor=1),
+        c: T.Buffer((lanes,), "int32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(c[0:lanes], a[0:lanes])
+            T.writes(c[0:lanes])
+            c[T.ramp(T.int32(0), 1, lanes)] = T.call_llvm_pure_intrin(
+                T.llvm_lookup_intrinsic_id(name),
+                c.vload([0], sums),
+                T.reinterpret(a.vload([0], sums), dtype=codes),
+                T.broadcast(T.int8(1), 4 * lanes),
+                dtype=sums,
+            )
+
+    return impl
+
+
+for _lanes in (8, 16):
+    s_tir.TensorIntrin.register(
+        f"codesign.dot_words_{32 * _lanes}", _words_desc(_lanes), _words_impl(_lanes), override=True
+    )
+    s_tir.TensorIntrin.register(
+        f"codesign.sum_words_{32 * _lanes}", _sum_desc(_lanes), _sum_impl(_lanes), override=True
+    )
