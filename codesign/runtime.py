@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from codesign.bundle import IO, Bundle, open_bundle
 from codesign.errors import UserError
+from codesign.lean import import_tvm
 from codesign.tensors import pack, unpack
 from codesign.worker import Failure, Worker
 
@@ -41,6 +42,7 @@ class Runtime:
     """
 
     def __init__(self, bundle: Bundle | Path | str) -> None:
+        import_tvm()
         import tvm
         from tvm import relax
 

@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 
+from codesign.lean import import_tvm
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -22,9 +24,8 @@ def main() -> None:
     if options.affinity:
         os.sched_setaffinity(0, {int(cpu) for cpu in options.affinity.split(",")})
     requests, answers = _private_pipes()
-    # tvm_ffi imports torch if it finds it: 2 s and 200 MB that nothing here needs
-    sys.modules["torch"] = None  # type: ignore[assignment]
-    from codesign.worker.serve import serve  # TVM loads only now
+    import_tvm()
+    from codesign.worker.serve import serve
 
     serve(requests, answers)
 

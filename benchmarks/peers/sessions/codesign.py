@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import tvm  # noqa: F401  (the runtime imports it late; here its import is no part of loading)
 from numpy.typing import NDArray
 
 from benchmarks.peers.sessions import Inputs
+from codesign.lean import import_tvm
 from codesign.runtime import Runtime
+
+import_tvm()  # the runtime imports it late; here its import is no part of loading
 
 
 class Session:
