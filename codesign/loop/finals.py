@@ -17,7 +17,7 @@ from codesign.pareto import front
 from codesign.progress import ProgressReporter
 from codesign.records.entries import Evaluation
 
-MOST = 16
+MOST = 12
 """Candidates that reach the final."""
 
 SWEEPS = 6

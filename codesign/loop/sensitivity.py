@@ -26,7 +26,7 @@ from passes.solve.blas import one_thread
 from passes.solve.gram import Gram
 from passes.solve.site import Affine, solve_ffn_widths, solve_formats, solve_head_counts
 
-SAMPLES = 32
+SAMPLES = 16
 """Calibration samples on which a single decision is judged."""
 
 
