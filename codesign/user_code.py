@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.errors import UserError
+from codesign.python_file import run_file
 from passes.model import TensorSpec
 
 Arrays = Mapping[str, NDArray[np.generic]]
@@ -23,7 +22,7 @@ function with the attribute ``concurrent = True`` may be called in several threa
 
 
 def load_function(reference: str) -> Callable[..., Any]:
-    """The function that ``file.py:name`` names; the file is run once.
+    """The function that ``file.py:name`` names; see `run_file`.
 
     Raises:
         UserError: no such file or function, or the file raises.
@@ -32,27 +31,7 @@ def load_function(reference: str) -> Callable[..., Any]:
     path = Path(file).resolve()
     if not path.is_file():
         raise UserError("no such Python file", got=reference, allowed="file.py:function")
-    key = f"codesign_user_{path.stem}_{abs(hash(str(path)))}"
-    module = sys.modules.get(key)
-    if module is None:
-        spec = importlib.util.spec_from_file_location(key, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[key] = module
-        folder = str(path.parent)
-        sys.path.insert(0, folder)  # so that the file can import what lies beside it
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            del sys.modules[key]
-            raise UserError(
-                f"{path.name} cannot be imported",
-                got=f"{type(error).__name__}: {error}",
-                next=f"try: python {path}",
-            ) from error
-        finally:
-            sys.path.remove(folder)
+    module = run_file(path)
     function = getattr(module, name, None)
     if not callable(function):
         public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]

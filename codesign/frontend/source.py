@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from codesign.errors import UserError
+from codesign.python_file import run_file
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +84,7 @@ def call_function(source: Source) -> tuple[torch.nn.Module, Examples]:
         UserError: the file cannot be run, the function is missing or fails, or returns something
             else.
     """
-    function = getattr(_run(source.path), source.function, None)
+    function = getattr(run_file(source.path), source.function, None)
     if not callable(function):
         raise UserError(
             f"{source.path} has no function {source.function}",
@@ -101,24 +100,6 @@ def call_function(source: Source) -> tuple[torch.nn.Module, Examples]:
             next="run the function by itself and mend it",
         ) from error
     return _pair(result, source)
-
-
-def _run(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)  # so that the file can import what lies beside it
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(
-            f"{path} cannot be run", got=f"{type(error).__name__}: {error}", next=f"python {path}"
-        ) from error
-    finally:
-        sys.path.remove(folder)
-    return module
 
 
 def _pair(result: Any, source: Source) -> tuple[torch.nn.Module, Examples]:

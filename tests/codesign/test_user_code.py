@@ -151,7 +151,7 @@ def test_a_file_beside_it_can_be_imported(tmp_path: Path) -> None:
 
 def test_a_file_that_does_not_run(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("import nothing_of_this_name\n")
-    with pytest.raises(UserError, match=r"bad\.py cannot be imported") as raised:
+    with pytest.raises(UserError, match=r"bad\.py cannot be run") as raised:
         load_function(f"{tmp_path / 'bad.py'}:f")
     assert "nothing_of_this_name" in raised.value.got
     with pytest.raises(UserError, match="no such Python file"):
