@@ -35,6 +35,11 @@ class Choice:
         """``{"site", "pass", "setting"}``, the form that frontier.json and the records hold."""
         return {"site": self.site, "pass": self.pass_name, "setting": self.setting}
 
+    @property
+    def place(self) -> str:
+        """Where in its block it is: ``qkv`` for ``layer0.attention.qkv``, empty for the block itself."""
+        return ".".join(self.site.split(".")[2:])
+
     def describe(self) -> str:
         """The pass and its setting without the site: ``ffn 1152``, ``sparse density=0.5 int8``."""
         name = self.pass_name

@@ -30,8 +30,9 @@ class Option:
 
     @property
     def label(self) -> str:
-        """What people call it: the choices, or ``dense``."""
-        return " + ".join(dict.fromkeys(c.describe() for c in self.choices)) or "dense"
+        """What people call it: the choices and where in the group they are, or ``dense``."""
+        names = (f"{c.place} {c.describe()}".strip() for c in self.choices)
+        return " + ".join(dict.fromkeys(names)) or "dense"
 
 
 @dataclass(frozen=True)

@@ -61,3 +61,11 @@ def test_label_says_how_much_it_leaves_out():
 )
 def test_describe_reads_well(choice, text):
     assert choice.describe() == text
+
+
+@pytest.mark.parametrize(
+    ("site", "place"),
+    [("layer0.attention.qkv", "qkv"), ("layer0.ffn", ""), ("layer3", ""), ("head.weight", "")],
+)
+def test_place_in_the_block(site, place):
+    assert Choice(site, "int8").place == place
