@@ -76,7 +76,7 @@ def parse_dims(pairs: list[str] | None) -> dict[str, int]:
     return dims
 
 
-@app.command(epilog="Example: codesign compile model.onnx --target host --threads 2 -o build/model")
+@app.command(epilog="Example: codesign compile model.onnx --int8 --threads 2 -o build/model")
 def compile(
     model: Annotated[
         str, typer.Argument(help="An .onnx file, an exported .pt2, or module.py:function.")
@@ -89,6 +89,9 @@ def compile(
     ] = None,
     int8: Annotated[
         bool, typer.Option("--int8", help="All linear layers in dynamic int8; no other change.")
+    ] = False,
+    int8_attention: Annotated[
+        bool, typer.Option("--int8-attention", help="The products of attention in int8.")
     ] = False,
     dim: Dims = None,
     as_json: JsonFlag = False,
@@ -105,6 +108,7 @@ def compile(
             trials=trials,
             output=output,
             int8=int8,
+            int8_attention=int8_attention,
             dims=parse_dims(dim),
             progress=progress,
         )

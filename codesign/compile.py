@@ -26,6 +26,8 @@ from codesign.schema import dump
 from passes.format_linear import format_linears
 from passes.formats import Format, Solved
 from passes.int8 import choices as int8_choices
+from passes.int8_attention import choices as int8_attention_choices
+from passes.int8_attention import quantize_attention
 from passes.model import Model
 from passes.solve.gptq import quantize_rows
 from targets.target import Target, find
@@ -84,6 +86,7 @@ def compile_model(
     trials: int = 8,
     output: str | Path | None = None,
     int8: bool = False,
+    int8_attention: bool = False,
     dims: Mapping[str, int] | None = None,
     progress: ProgressReporter | None = None,
 ) -> Compiled:
@@ -96,6 +99,7 @@ def compile_model(
         trials: schedules tried for each kernel.
         output: folder of the bundle; default ``build/<model's name>``.
         int8: linear layers in dynamic int8, weights rounded to nearest.
+        int8_attention: the products of attention in int8 too, or alone.
         dims: sizes of dynamic dimensions.
         progress: hears of the work.
 
@@ -109,7 +113,11 @@ def compile_model(
     progress.step(f"parity {prepared.imported.parity.relative:.1e} of the output scale")
     path = Path(output) if output is not None else Path("build") / prepared.model.name
     writable_folder(path.parent)
-    graph = in_int8(prepared, described) if int8 else prepared.model
+    graph = prepared.model
+    if int8_attention:
+        graph = with_int8_attention(prepared, described)
+    if int8:
+        graph = in_int8(prepared, described, graph)
     with (
         Records(path.parent / "records.sqlite") as records,
         Rig(described, Protocol(threads=threads)) as rig,
@@ -125,8 +133,21 @@ def _rows(built: Built, workshop: Workshop) -> tuple[KernelRow, ...]:
     return tuple(kernel_rows("", built.kernels, workshop))
 
 
-def in_int8(prepared: Prepared, target: Target) -> Model:
-    """All linear layers for which the target offers it in int8, without calibration data."""
+def with_int8_attention(prepared: Prepared, target: Target) -> Model:
+    """The prepared model with int8 products in all attention for which the target offers them."""
+    model = prepared.model
+    for attention in prepared.sites.attentions:
+        if int8_attention_choices(attention, target)[0]:
+            model, _ = quantize_attention(model, attention)
+    return model
+
+
+def in_int8(prepared: Prepared, target: Target, graph: Model | None = None) -> Model:
+    """All linear layers for which the target offers it in int8, without calibration data.
+
+    Args:
+        graph: the prepared model, or what became of it; its linear layers are still plain.
+    """
     layers = []
     for linear in prepared.sites.linears:
         if not int8_choices(linear, target)[0]:
@@ -138,4 +159,4 @@ def in_int8(prepared: Prepared, target: Target) -> Model:
         grid, scale = quantize_rows(weight, np.eye(weight.shape[1]))
         form = Format(8, 1.0, target.block)
         layers.append((linear, Solved(form, grid, bias, None, scale)))
-    return format_linears(prepared.model, layers, target)[0]
+    return format_linears(graph or prepared.model, layers, target)[0]

@@ -56,6 +56,14 @@ def converted(runtime: str, model: str) -> dict[str, Artifact]:
     return _convert(runtime, model, CONVERTERS[runtime])
 
 
+OURS = {
+    "fp32": (),
+    "int8": ("--int8",),
+    "int8 attention": ("--int8", "--int8-attention"),
+}
+"""Our own rows: what ``codesign compile`` is told besides model and threads."""
+
+
 def our_bundles(model: str, threads: int) -> dict[str, Artifact]:
     """Bundles of ours, by the dtype in the table: the model compiled, not compressed."""
     source = {
@@ -63,14 +71,14 @@ def our_bundles(model: str, threads: int) -> dict[str, Artifact]:
         "bert-base": "benchmarks/peers/models.py:bert_base",
     }[model]
     made: dict[str, Artifact] = {}
-    for dtype, flags in (("fp32", []), ("int8", ["--int8"])):
-        folder = HOME / "artifacts" / model / f"codesign-{dtype}-{threads}"
+    for dtype, flags in OURS.items():
+        folder = HOME / "artifacts" / model / f"codesign-{dtype.replace(' ', '-')}-{threads}"
         command = [
             *(sys.executable, "-m", "codesign", "compile", source, "--target", "host"),
             *("--threads", str(threads), "--trials", str(TRIALS), "-o", str(folder), *flags),
         ]
         start = time.perf_counter()
-        _run(command, f"codesign-{model}-{dtype}", None)
+        _run(command, folder.name, None)
         made[dtype] = Artifact(folder, time.perf_counter() - start)
     return made
 

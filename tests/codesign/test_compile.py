@@ -75,6 +75,17 @@ def test_int8_is_smaller_and_close(compiled: Compiled, model: Any) -> None:
     assert any("int8" in row.name for row in int8.kernels)
 
 
+def test_int8_attention_alone_and_with_layers(compiled: Compiled, model: Any) -> None:
+    names: list[set[str]] = []
+    for int8 in (False, True):
+        path = compiled.bundle.path.with_name(f"int8_attention_{int8}")
+        made = compile_model(model, trials=1, output=path, int8=int8, int8_attention=True)
+        assert 1e-6 < relative_error(made, model) <= 0.05
+        names.append({row.name for row in made.kernels})
+    assert all(any(n.startswith("int8_attention") for n in found) for found in names)
+    assert [any("linear_int8" in n for n in found) for found in names] == [False, True]
+
+
 def test_int8_leaves_alone_what_the_target_cannot(model: Any) -> None:
     prepared = prepare(model)
     assert in_int8(prepared, KNOWN["x86-64-v2"]).weights.keys() == prepared.model.weights.keys()
