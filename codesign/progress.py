@@ -68,7 +68,7 @@ class RichProgress:
         if self._task is not None:
             text = f"{self._phase} [dim]{note}" if note else self._phase
             self._bars.update(self._task, advance=1, description=text)
-        elif self._total <= 20 or self._done == self._total or self._done % 25 == 0:
+        elif self._total <= 50 or self._done == self._total or self._done % 25 == 0:
             self._console.print(
                 f"{self._phase} {self._done}/{self._total} {note}".rstrip(),
                 highlight=False,
