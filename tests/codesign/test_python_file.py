@@ -12,9 +12,9 @@ from codesign.python_file import run_file
 
 
 def test_a_file_runs_once_until_it_changes(tmp_path: Path) -> None:
-    (tmp_path / "beside.py").write_text("RUNS = []\n")
+    (tmp_path / "beside_once.py").write_text("RUNS = []\n")
     file = tmp_path / "mine.py"
-    file.write_text("import beside\nbeside.RUNS.append(1)\nRUNS = beside.RUNS\n")
+    file.write_text("import beside_once as b\nb.RUNS.append(1)\nRUNS = b.RUNS\n")
     path = list(sys.path)
     one = run_file(file)
     assert run_file(file) is one
@@ -23,7 +23,7 @@ def test_a_file_runs_once_until_it_changes(tmp_path: Path) -> None:
     assert run_file(file).MORE
     assert one.RUNS == [1, 1]
     assert sys.path == path
-    del sys.modules["beside"]
+    del sys.modules["beside_once"]
 
 
 def test_files_of_one_name_are_apart(tmp_path: Path) -> None:
