@@ -51,9 +51,10 @@ def int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
 
 
 def row_space(first: int, func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
-    """All chunk widths of a kernel that works row by row, ``first`` first."""
+    """All chunk widths of a kernel that works row by row, ``first`` first; on one thread or on all."""
     for chunk in sorted(rows.CHUNKS, key=lambda c: c != first):
-        yield partial(rows.schedule_rows, target=target, chunk=chunk)
+        for shared in rows.sharing(func, target):
+            yield partial(rows.schedule_rows, target=target, chunk=chunk, shared=shared)
 
 
 def attention_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:

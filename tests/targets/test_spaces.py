@@ -38,6 +38,7 @@ def kernels(nb):
 
 
 FAMILIES = list(kernels(16))
+ROW_FAMILIES = ("quantize", "layer_norm", "softmax")
 
 
 @pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3", "x86-64-v4", "alderlake", "znver4"])
@@ -52,7 +53,11 @@ def test_every_family_has_its_space_on_every_target(caplog, family, name, thread
     assert not caplog.records, "a schedule was refused"
     scripts = {sch.mod.script() for sch in found}
     assert len(scripts) == len(found), "a schedule was made twice"
-    assert all(("T.parallel" in s) == (threads > 1) for s in scripts)
+    parallel = ["T.parallel" in sch.mod.script() for sch in found]
+    if threads > 1 and family in ROW_FAMILIES:  # small ones may be faster on one thread
+        assert parallel == [False, True] * (len(found) // 2)
+    else:
+        assert parallel == [threads > 1] * len(found)
     assert all("T.vectorized" in s or "vpdpbusd" in s for s in scripts)
 
 
@@ -67,6 +72,14 @@ def test_the_function_stays_and_the_trace_gives_the_schedule_again(family):
     again = s_tir.Schedule(tvm.IRModule({"main": copy}))
     s_tir.schedule.Trace.apply_json_to_schedule(first.trace.as_json(), again)
     tvm.ir.assert_structural_equal(again.mod["main"], first.mod["main"])
+
+
+def test_many_rows_are_shared_among_threads_first():
+    func = quantize_rows((2048,), 256)
+    found = ["T.parallel" in sch.mod.script() for sch in schedules(func, find("znver4", 2))]
+    assert found == [True, False] * (len(found) // 2)
+    alone = ["T.parallel" in sch.mod.script() for sch in schedules(func, find("znver4", 1))]
+    assert not any(alone)
 
 
 def test_any_other_function_has_the_default_space():
