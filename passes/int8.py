@@ -69,10 +69,17 @@ def choices(
     return offers, refusals
 
 
+def lacks_dot_product(target: Target) -> str | None:
+    """What a target lacks that int8 products gain from; None if it lacks nothing."""
+    if target.has_vnni:
+        return None
+    return f"{target.name} has no instruction for int8 dot products (VNNI)"
+
+
 def _refused(site: Linear, target: Target, config: Int8Config) -> str | None:
     """Why int8 is not offered at all for a layer; None if it is."""
-    if config.needs_dot_product and not target.has_vnni:
-        return f"{target.name} has no instruction for int8 dot products (VNNI)"
+    if config.needs_dot_product and (lack := lacks_dot_product(target)) is not None:
+        return lack
     if site.in_features < config.min_inputs:
         return f"{site.in_features} inputs are too few to pay for quantising rows"
     if site.out_features < config.min_outputs:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tvm import relax
 
 from passes.errors import PassError
+from passes.int8 import lacks_dot_product
 from passes.lower_attention import attention_call, self_attention
 from passes.model import Model
 from passes.patterns import AttentionMatch, Flow
@@ -82,9 +83,8 @@ def choices(
 ) -> tuple[list[dict[str, int]], list[Refusal]]:
     """The one setting ``{}`` where int8 products are offered for a site, and what is refused."""
     config = config or Int8AttentionConfig()
-    if config.needs_dot_product and not target.has_vnni:
-        reason = f"{target.name} has no instruction for int8 dot products (VNNI)"
-        return [], [Refusal(site.name, NAME, reason)]
+    if config.needs_dot_product and (lack := lacks_dot_product(target)) is not None:
+        return [], [Refusal(site.name, NAME, lack)]
     if not site.plain:
         return [], [Refusal(site.name, NAME, "it is causal, or not float32")]
     return [{}], []

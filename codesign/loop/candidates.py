@@ -90,7 +90,8 @@ class Judge:
         if known is not None:
             return known
         if solved is None:
-            solved = self.solve([candidate]).get(candidate.key, SolvedCandidate())
+            dense = not candidate.choices
+            solved = SolvedCandidate() if dense else self.solve([candidate])[candidate.key]
         target = self.workshop.target
         model = rewrite_candidate(self.prepared.model, solved.blocks, solved.dropped, target)
         choices = [c.plain() | {"setting": dict(c.setting)} for c in candidate]

@@ -100,13 +100,12 @@ def block_kernels(
         kept[keep] = (
             untouched if keep is None else _count(alone, block, Decision(keep), target, book)
         )
-        parts = [(first, Decision(keep, first=f)) for f in offers.first]
-        parts += [(second, Decision(keep, second=f)) for f in offers.second]
-        parts += [(core, Decision(keep, core=f)) for f in offers.core]
-        for found, decision in parts:
-            changed = ({decision.first, decision.second, decision.core} - {DENSE} or {DENSE}).pop()
-            plain = changed == DENSE
-            found[keep, changed] = (
+        parts = [(first, f, Decision(keep, first=f)) for f in offers.first]
+        parts += [(second, f, Decision(keep, second=f)) for f in offers.second]
+        parts += [(core, f, Decision(keep, core=f)) for f in offers.core]
+        for found, form, decision in parts:
+            plain = form == DENSE
+            found[keep, form] = (
                 kept[keep] if plain else _count(alone, block, decision, target, book)
             )
     return BlockKernels(untouched, kept, first, second, core)

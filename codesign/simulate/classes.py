@@ -55,7 +55,7 @@ class SegmentPrograms:
         weights = set(variant.weights) - set(segment.part.weights)
         if weights:
             raise PassError(f"{segment.name} has no such weight", got=", ".join(sorted(weights)))
-        sites = variant.quantized - set(segment.quantizable)
+        sites = variant.quantized - {x.name for x in segment.quantizable}
         if sites:
             got = ", ".join(sorted(sites))
             raise PassError(f"no such site in {segment.name}", got=got)

@@ -139,7 +139,6 @@ class _Copy(PyExprMutator):  # type: ignore[misc]
 
     def _gate_core(self, exact: relax.Expr, match: AttentionMatch, gate: relax.Var) -> relax.Expr:
         """Attention as it is if the gate is 0, otherwise with int8 products."""
-
         value = attention_call(
             self._patterns, match, attention_int8, "attention_int8", self.visit_expr, self._opaque
         )

@@ -30,9 +30,9 @@ class Segment:
     is_layer: bool = False
 
     @property
-    def quantizable(self) -> tuple[str, ...]:
-        """Names of the sites that may compute on 8-bit codes."""
-        return (*(x.name for x in self.linears), *(x.name for x in self.attentions))
+    def quantizable(self) -> tuple[Linear | Attention, ...]:
+        """The sites that may compute on 8-bit codes."""
+        return (*self.linears, *self.attentions)
 
 
 def cut(flow: Dataflow, sites: Sites) -> tuple[Segment, ...]:
