@@ -10,13 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from codesign.candidate import Candidate, Choice
+from codesign.loop.formats import format_of
 from passes import int8_attention
-from passes.formats import Format
+from passes.formats import DENSE, Format
 from passes.sites import FFN, Attention, Layer, Linear, Sites
 from targets.target import Target
 
-DENSE = Format()
-INT8_CORE = Format(bits=8)
 DROP = "layers"
 """The pass that removes a layer."""
 
@@ -67,40 +66,33 @@ class Decision:
     Attributes:
         keep: units kept; None for all.
         first, second: formats of the two layers.
-        core: what lies between them computes in: of attention, its two products.
+        int8_core: what lies between them, the two products of attention, runs on 8-bit codes.
     """
 
     keep: int | None = None
     first: Format = DENSE
     second: Format = DENSE
-    core: Format = DENSE
+    int8_core: bool = False
 
     def choices(self, block: Block) -> tuple[Choice, ...]:
         """The decision as choices of passes at sites."""
         found: list[Choice] = []
         if self.keep is not None:
             found.append(Choice(block.name, block.prune, {"keep": self.keep}))
-        if self.core != DENSE:
+        if self.int8_core:
             found.append(Choice(block.name, int8_attention.NAME))
         for linear, form in ((block.first, self.first), (block.second, self.second)):
-            found += format_choices(linear.name, form)
+            if form != DENSE:
+                found.append(Choice(linear.name, form.name, form.setting))
         return tuple(found)
 
     @property
     def family(self) -> str:
         """What it has in common with other decisions; their errors are corrected together."""
-        parts = {f"{f.bits}/{f.density:g}" for f in (self.first, self.second) if f != DENSE}
+        parts = {f.family for f in (self.first, self.second) if f != DENSE}
         kept = ["pruned"] if self.keep is not None else []
-        core = ["core"] if self.core != DENSE else []
+        core = ["core"] if self.int8_core else []
         return " ".join([*kept, *core, *sorted(parts)]) or "dense"
-
-
-def format_choices(site: str, form: Format) -> list[Choice]:
-    """A format as a choice: ``int8`` or ``sparse``, with the density unless all is kept."""
-    density = {} if form.is_dense else {"density": form.density}
-    if form.bits == 8:
-        return [Choice(site, "int8", density)]
-    return [Choice(site, "sparse", density)] if density else []
 
 
 def decision_of(candidate: Candidate, block: Block, target: Target) -> Decision:
@@ -111,9 +103,9 @@ def decision_of(candidate: Candidate, block: Block, target: Target) -> Decision:
     ]
     return Decision(
         keep=int(kept[0]) if kept else None,
-        first=_format(candidate, block.first.name, target),
-        second=_format(candidate, block.second.name, target),
-        core=INT8_CORE if (block.name, int8_attention.NAME) in taken else DENSE,
+        first=format_of(candidate, block.first.name, target),
+        second=format_of(candidate, block.second.name, target),
+        int8_core=(block.name, int8_attention.NAME) in taken,
     )
 
 
@@ -121,11 +113,3 @@ def dropped(candidate: Candidate, sites: Sites) -> set[str]:
     """Names of the layers that a candidate removes."""
     names = {layer.name for layer in sites.layers}
     return {c.site for c in candidate if c.pass_name == DROP and c.site in names}
-
-
-def _format(candidate: Candidate, site: str, target: Target) -> Format:
-    for choice in candidate:
-        if choice.site == site and choice.pass_name in ("int8", "sparse"):
-            bits = 8 if choice.pass_name == "int8" else 32
-            return Format(bits, float(choice.setting.get("density", 1.0)), target.block)
-    return DENSE

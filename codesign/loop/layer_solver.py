@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.loop.blocks import DENSE, Block, Decision
+from codesign.loop.blocks import Block, Decision
 from codesign.simulate import Simulator, Stream, Variant
-from passes.formats import Format, Solved
+from passes.formats import DENSE, EXACT, Format, Solved
 from passes.model import Model
 from passes.sites import Attention, Linear
 from passes.solve.gram import Gram
@@ -75,7 +75,7 @@ class LayerSolver:
         rows = rows_of(block, units)
         solved_first = self._first(stream, block, decision.first, rows.first, change)
         change = merged(change, effective(block.first, solved_first, rows.first, None))
-        if decision.core != DENSE:
+        if decision.int8_core:
             change = merged(change, quantized_core(block))
         gram = self.gram(stream, block.second.name, change)
         layer, kept_gram = on_kept_inputs(second, gram, rows.second)
@@ -146,7 +146,7 @@ def effective(linear: Linear, solved: Solved, rows: Index | None, columns: Index
         bias = np.zeros(linear.out_features, np.float32)
         bias[r] = solved.bias
         weights[linear.bias] = bias
-    quantized = frozenset([linear.name]) if solved.format.bits == 8 else frozenset()
+    quantized = frozenset([linear.name]) if solved.seen != EXACT else frozenset()
     return Variant(weights, quantized)
 
 

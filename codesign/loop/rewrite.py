@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from codesign.loop.blocks import DENSE, Block
+from codesign.loop.blocks import Block
 from codesign.loop.layer_solver import Index, SolvedBlock, rows_of
 from passes.ffn import prune_ffn
 from passes.format_linear import format_linears
-from passes.formats import Format, Solved
+from passes.formats import Solved
 from passes.heads import prune_heads
 from passes.int8_attention import quantize_attention
 from passes.layers import drop_layers
@@ -34,7 +34,7 @@ def rewrite_candidate(
             solved.first,
             solved.second,
             target,
-            solved.decision.core,
+            solved.decision.int8_core,
         )
     return drop_layers(model, dropped)[0] if dropped else model
 
@@ -46,7 +46,7 @@ def rewrite_block(
     first: Solved,
     second: Solved,
     target: Target,
-    core: Format = DENSE,
+    int8_core: bool = False,
 ) -> Model:
     """One block rewritten: its units cut to ``units``, its layers and its core in their formats.
 
@@ -56,11 +56,11 @@ def rewrite_block(
         units: heads or neurons kept; None for all.
         first, second: the layers over the rows and inputs that are kept.
         target: gives the packed block.
-        core: format of what lies between the layers.
+        int8_core: what lies between the layers runs on 8-bit codes.
     """
     if units is not None:
         model = _pruned(model, block, units, first, second)
-    if core != DENSE and isinstance(block.site, Attention):
+    if int8_core and isinstance(block.site, Attention):
         model = quantize_attention(model, block.site)[0]
     layers = [(block.first, first), (block.second, second)]
     return format_linears(model, layers, target)[0]

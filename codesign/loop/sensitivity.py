@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.candidate import Candidate, Choice
-from codesign.loop.blocks import DENSE, DROP, Block, Decision, blocks_of
+from codesign.loop.blocks import DROP, Block, Decision, blocks_of
 from codesign.loop.layer_solver import Index, LayerSolver, effective, merged, quantized_core
 from codesign.loop.offers import Offers
 from codesign.machine import cores
 from codesign.records import Records
 from codesign.records.entries import SensitivityKey
 from codesign.simulate import Simulator, Variant
-from passes.formats import Format, Solved
+from passes.formats import DENSE, Format, Solved
 from passes.sites import Attention, Layer, Linear
 from passes.solve.blas import one_thread
 from passes.solve.gram import Gram
@@ -42,7 +42,7 @@ class Sensitivities:
             Decision(keep=decision.keep),
             Decision(first=decision.first),
             Decision(second=decision.second),
-            Decision(core=decision.core),
+            Decision(int8_core=decision.int8_core),
         ]
         return sum(
             self.values[Candidate(part.choices(block)).key] for part in parts if part != Decision()
@@ -151,7 +151,7 @@ class SensitivityProbe:
                 self._kept(layer, block, offer, missing),
                 self._formats(layer, block, block.first, offer.first, True, missing),
                 self._formats(layer, block, block.second, offer.second, False, missing),
-                ((Decision(core=c), quantized_core(block)) for c in offer.core if c != DENSE),
+                ((Decision(int8_core=c), quantized_core(block)) for c in offer.int8_core if c),
             ):
                 candidate = Candidate(decision.choices(block))
                 if candidate.key in missing:
@@ -220,5 +220,5 @@ def single(offers: Offers) -> list[Decision]:
         *(Decision(keep) for keep in offers.keeps if keep is not None),
         *(Decision(first=form) for form in offers.first if form != DENSE),
         *(Decision(second=form) for form in offers.second if form != DENSE),
-        *(Decision(core=form) for form in offers.core if form != DENSE),
+        *(Decision(int8_core=core) for core in offers.int8_core if core),
     ]
