@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from codesign.loop.blocks import Block, Decision
 from codesign.simulate import Simulator, Stream, Variant
-from passes.formats import DENSE, EXACT, Format, Solved
+from passes.formats import DENSE, EXACT, ROWS, Format, Solved
 from passes.model import Model
 from passes.sites import Attention, Linear
 from passes.solve.gram import Gram
@@ -146,16 +146,15 @@ def effective(linear: Linear, solved: Solved, rows: Index | None, columns: Index
         bias = np.zeros(linear.out_features, np.float32)
         bias[r] = solved.bias
         weights[linear.bias] = bias
-    quantized = frozenset([linear.name]) if solved.seen != EXACT else frozenset()
-    return Variant(weights, quantized)
+    return Variant(weights, {} if solved.seen == EXACT else {linear.name: solved.seen})
 
 
 def quantized_core(block: Block) -> Variant:
     """The int8 products of an attention block, as the simulator takes them."""
-    return Variant(quantized=frozenset([block.name]))
+    return Variant(seen={block.name: ROWS})
 
 
 def merged(a: Variant, b: Variant) -> Variant:
     """Both changes of one segment; ``b`` wins where they touch the same weight."""
     weights: Mapping[str, NDArray[np.generic]] = {**a.weights, **b.weights}
-    return replace(a, weights=weights, quantized=a.quantized | b.quantized)
+    return replace(a, weights=weights, seen={**a.seen, **b.seen})
