@@ -134,7 +134,8 @@ def pattern_path(
     block = len(W) if block is None else min(block, len(W))
     weight, h = np.asarray(W, dtype=np.float64), damped(xx, damping)
     rows = []
-    for part in _blocks(weight, block):
+    for rows_of_block in _blocks(weight, block):
+        part = rows_of_block.astype(np.float64, copy=False)
         start = patterns[(_scores(part, xx, taps) @ patterns.T).argmax(axis=1)]
         rows.append(_connected(part, h, _descended(part, h, patterns, start), keeps))
     masks = [np.stack(masks) for masks in zip(*rows, strict=True)]
