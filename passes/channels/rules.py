@@ -71,23 +71,21 @@ def _tie_aligned(graph: ChannelGraph, operand: relax.Expr, var: relax.Var, skip:
 
 def _matmul(graph: ChannelGraph, var: relax.Var, call: relax.Call) -> None:
     x, y = call.args
-    if min(len(shape_of(x)), len(shape_of(y))) < 2:
+    rank, y_rank, last = (len(shape_of(t)) for t in (x, y, var))
+    if y_rank < 2 or (rank < 2 < y_rank):
         return _unknown(graph, var, call)
-    rank, y_rank = len(shape_of(x)), len(shape_of(y))
     weight = _transposed_weight(graph, y)
     if weight is None:
         reason = "a product of two activations, or with a weight that is not transposed, reads them"
         graph.pin(x, reason, rank - 1)
         graph.pin(y, reason, y_rank - 2)
     else:
-        name = graph.weight(weight)
-        assert name is not None
-        graph.sites[var] = Site(name, None, prod(shape_of(x)[:-1]))
+        graph.sites[var] = Site(str(graph.weight(weight)), None, prod(shape_of(x)[:-1]))
         graph.produced.add((weight, 0))
     graph.tie((x, rank - 1), (y, y_rank - 2))
-    last = len(shape_of(var)) - 1
-    graph.tie((x, rank - 2), (var, last - 1))
-    graph.tie((y, y_rank - 1), (var, last))
+    graph.tie((y, y_rank - 1), (var, last - 1))
+    if rank > 1:
+        graph.tie((x, rank - 2), (var, last - 2))
     _tie_aligned(graph, x, var, skip=2)
     return _tie_aligned(graph, y, var, skip=2)
 

@@ -105,6 +105,15 @@ def test_flattened_images_in_either_order(draft, turned, features):
     assert weights["head.w", 1][1] == features
 
 
+def test_layers_on_a_single_vector(draft):
+    net = draft((1, 2, 2, 3))
+    h = net.emit(op.reshape(net.conv(net.x, "a", 4), (16,)))
+    y = net.linear(net.relu(net.linear(h, "b", 6)), "head", 2)
+    groups, _ = find_groups(net.model(y))
+    assert [(g.name, g.size) for g in groups] == [("a.w.channels", 4), ("b.w.channels", 6)]
+    assert [s.rows for s in groups[1].producers] == [1]
+
+
 def test_squeeze_and_excitation(draft):
     net = draft((2, 4, 4, 3))
     x = net.conv(net.x, "a", 6)
