@@ -18,10 +18,12 @@ from targets.kernels import (
     linear_int8,
     linear_sparse,
     linear_sparse_int8,
+    linear_weight_only,
     norm,
     quantize,
     rows,
     softmax,
+    stream,
     tile,
 )
 from targets.kernels.blocks import UnsuitedError, new_schedule, reason
@@ -50,6 +52,12 @@ def int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
         yield partial(tile.tile_product_int8, target=target, tile=point)
 
 
+def stream_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All tiles worth trying for a product on coded weights."""
+    for point in stream.streams(func, target):
+        yield partial(stream.stream_product, target=target, tile=point)
+
+
 def row_space(first: int, func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
     """All chunk widths of a kernel that works row by row, ``first`` first; on one thread or on all."""
     for chunk in sorted(rows.CHUNKS, key=lambda c: c != first):
@@ -74,6 +82,7 @@ _SPACES: dict[str, Space] = {
     linear_sparse.FAMILY_NAME: float_space,
     linear_int8.FAMILY_NAME: int8_space,
     linear_sparse_int8.FAMILY_NAME: int8_space,
+    linear_weight_only.FAMILY_NAME: stream_space,
     quantize.FAMILY_NAME: partial(row_space, 2),
     norm.FAMILY_NAME: partial(row_space, 4),
     softmax.FAMILY_NAME: partial(row_space, 1),
