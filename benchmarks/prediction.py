@@ -66,7 +66,7 @@ def random_model(prepared: Prepared, space: Space, target: Target, rng: random.R
                 rng.choice(offers.keeps),
                 rng.choice(offers.first),
                 rng.choice(offers.second),
-                rng.choice(offers.core),
+                rng.choice(offers.int8_core),
             )
             units = None if choice.keep is None else np.arange(choice.keep)
             rows = rows_of(block, units)
@@ -74,7 +74,7 @@ def random_model(prepared: Prepared, space: Space, target: Target, rng: random.R
             second = placeholder(
                 block.second, choice.second, block.second.out_features, len(rows.second)
             )
-            model = rewrite_block(model, block, units, first, second, target, choice.core)
+            model = rewrite_block(model, block, units, first, second, target, choice.int8_core)
     return drop_layers(model, gone)[0] if gone else model
 
 

@@ -14,23 +14,23 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from codesign.kernels import Kernel, kernels
-from codesign.loop.blocks import DENSE, Block, Decision, blocks_of
+from codesign.loop.blocks import Block, Decision
 from codesign.loop.layer_solver import Index, rows_of
 from codesign.loop.offers import Offers
 from codesign.loop.rewrite import rewrite_block
 from codesign.simulate.graph import Dataflow
 from codesign.simulate.instrument import as_model
-from passes.formats import Format, Solved
+from passes.formats import DENSE, Format, Solved
 from passes.lower import lower
 from passes.model import Model
-from passes.sites import Layer, Linear, find_sites
+from passes.sites import Linear, Section
 from targets.target import Target
 
 Counts = Mapping[str, int]
 """Kernel hash -> calls; differences may be negative."""
 
-_Counts = dict[tuple[int | None, Format], Counter[str]]
-"""By units kept and the format of one part."""
+_Counts = dict[tuple[int | None, Format | bool], Counter[str]]
+"""By units kept and what one part is."""
 
 
 @dataclass
@@ -53,9 +53,9 @@ class BlockKernels:
 
     untouched: Counter[str]
     kept: Mapping[int | None, Counter[str]]
-    first: Mapping[tuple[int | None, Format], Counter[str]]
-    second: Mapping[tuple[int | None, Format], Counter[str]]
-    core: Mapping[tuple[int | None, Format], Counter[str]]
+    first: _Counts
+    second: _Counts
+    core: _Counts
 
     def of(self, decision: Decision) -> Counter[str]:
         """Variant of kernel counts against the untouched layer; may be negative."""
@@ -64,7 +64,7 @@ class BlockKernels:
         for part, sign in (
             (self.first[decision.keep, decision.first], 1),
             (self.second[decision.keep, decision.second], 1),
-            (self.core[decision.keep, decision.core], 1),
+            (self.core[decision.keep, decision.int8_core], 1),
             (base, -2),
             (self.untouched, -1),
         ):
@@ -73,26 +73,24 @@ class BlockKernels:
         return total
 
 
-def layer_model(model: Model, layer: Layer) -> Model:
-    """The layer as a model of its own."""
+def layer_model(model: Model, layer: Section) -> Model:
+    """The section as a model of its own."""
     flow = Dataflow(model)
     return as_model(flow, flow.slice((layer.input,), (layer.output,)))
 
 
 def block_kernels(
-    alone: Model, index: int, offers: Offers, target: Target, book: KernelBook
+    alone: Model, block: Block, offers: Offers, target: Target, book: KernelBook
 ) -> BlockKernels:
     """Lower a layer with each decision of one of its blocks.
 
     Args:
         alone: the layer as a model of its own.
-        index: which of its blocks.
+        block: one of its blocks.
         offers: what to lower.
         target: what for.
         book: gets the kernels.
     """
-    (layer,) = find_sites(alone).layers
-    block = blocks_of(layer)[index]
     untouched = book.count(alone, target)
     kept: dict[int | None, Counter[str]] = {}
     first, second, core = _Counts(), _Counts(), _Counts()
@@ -100,12 +98,13 @@ def block_kernels(
         kept[keep] = (
             untouched if keep is None else _count(alone, block, Decision(keep), target, book)
         )
-        parts = [(first, f, Decision(keep, first=f)) for f in offers.first]
+        parts: list[tuple[_Counts, Format | bool, Decision]] = []
+        parts += [(first, f, Decision(keep, first=f)) for f in offers.first]
         parts += [(second, f, Decision(keep, second=f)) for f in offers.second]
-        parts += [(core, f, Decision(keep, core=f)) for f in offers.core]
-        for found, form, decision in parts:
-            plain = form == DENSE
-            found[keep, form] = (
+        parts += [(core, c, Decision(keep, int8_core=c)) for c in offers.int8_core]
+        for found, part, decision in parts:
+            plain = part in (DENSE, False)
+            found[keep, part] = (
                 kept[keep] if plain else _count(alone, block, decision, target, book)
             )
     return BlockKernels(untouched, kept, first, second, core)
@@ -118,22 +117,19 @@ def _count(
     units: Index | None = None if decision.keep is None else np.arange(decision.keep)
     rows = rows_of(block, units)
     first = placeholder(block.first, decision.first, len(rows.first), block.first.in_features)
-    second = placeholder(block.second, decision.second, block.second.out_features, len(rows.second))
-    model = rewrite_block(alone, block, units, first, second, target, decision.core)
+    second = None
+    if block.second is not None:
+        shape = block.second.out_features, len(rows.second)
+        second = placeholder(block.second, decision.second, *shape)
+    model = rewrite_block(alone, block, units, first, second, target, decision.int8_core)
     return book.count(model, target)
 
 
 def placeholder(linear: Linear, form: Format, rows: int, columns: int) -> Solved:
     """A layer of the right shape and structure, all zeros."""
-    mask = None
-    if not form.is_dense:
-        groups = -(-columns // form.group)
-        mask = np.zeros((-(-rows // form.block), groups), np.bool_)
-        mask[:, : form.kept_groups(columns)] = True
     return Solved(
         form,
         np.zeros((rows, columns), np.float32),
         None if linear.bias is None else np.zeros(rows, np.float32),
-        mask,
-        np.ones(rows, np.float32) if form.bits == 8 else None,
+        form.placeholder(rows, columns),
     )

@@ -6,21 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from codesign.loop.blocks import DENSE, Block
+from codesign.loop.blocks import Block
 from codesign.loop.layer_solver import Index, SolvedBlock, rows_of
 from passes.ffn import prune_ffn
 from passes.format_linear import format_linears
-from passes.formats import Format, Solved
+from passes.formats import Solved
 from passes.heads import prune_heads
 from passes.int8_attention import quantize_attention
 from passes.layers import drop_layers
 from passes.model import Model
-from passes.sites import Attention, Layer
+from passes.sites import FFN, Attention, Section
 from targets.target import Target
 
 
 def rewrite_candidate(
-    model: Model, blocks: Sequence[SolvedBlock], dropped: Sequence[Layer], target: Target
+    model: Model, blocks: Sequence[SolvedBlock], dropped: Sequence[Section], target: Target
 ) -> Model:
     """The canonical model with every solved block in its compact form, and without dropped layers.
 
@@ -34,7 +34,7 @@ def rewrite_candidate(
             solved.first,
             solved.second,
             target,
-            solved.decision.core,
+            solved.decision.int8_core,
         )
     return drop_layers(model, dropped)[0] if dropped else model
 
@@ -44,9 +44,9 @@ def rewrite_block(
     block: Block,
     units: Index | None,
     first: Solved,
-    second: Solved,
+    second: Solved | None,
     target: Target,
-    core: Format = DENSE,
+    int8_core: bool = False,
 ) -> Model:
     """One block rewritten: its units cut to ``units``, its layers and its core in their formats.
 
@@ -56,13 +56,13 @@ def rewrite_block(
         units: heads or neurons kept; None for all.
         first, second: the layers over the rows and inputs that are kept.
         target: gives the packed block.
-        core: format of what lies between the layers.
+        int8_core: what lies between the layers runs on 8-bit codes.
     """
-    if units is not None:
+    if units is not None and second is not None:
         model = _pruned(model, block, units, first, second)
-    if core != DENSE and isinstance(block.site, Attention):
+    if int8_core and isinstance(block.site, Attention):
         model = quantize_attention(model, block.site)[0]
-    layers = [(block.first, first), (block.second, second)]
+    layers = [(s, w) for s, w in zip(block.linears, (first, second), strict=False) if w is not None]
     return format_linears(model, layers, target)[0]
 
 
@@ -70,9 +70,14 @@ def _pruned(model: Model, block: Block, units: Index, first: Solved, second: Sol
     rows = rows_of(block, units)
     wide_first = np.zeros((block.first.out_features, block.first.in_features), np.float32)
     wide_first[rows.first] = first.weight
+    assert block.second is not None
     wide_second = np.zeros((block.second.out_features, block.second.in_features), np.float32)
     wide_second[:, rows.second] = second.weight
-    weights = {block.first.weight: wide_first, block.second.weight: wide_second}
+    weights = {
+        block.first.weight: wide_first.reshape(block.first.shape),
+        block.second.weight: wide_second.reshape(block.second.shape),
+    }
     if isinstance(block.site, Attention):
         return prune_heads(model, block.site, units, weights)[0]
+    assert isinstance(block.site, FFN)
     return prune_ffn(model, block.site, units, weights)[0]

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from scipy.linalg import cholesky, lapack
 
 from passes.errors import PassError
-from passes.formats import INT8_GROUP
 from passes.solve.blas import one_thread
 from passes.solve.gram import check_finite, damped, squared_error
 from passes.solve.obs import kept_inputs
@@ -39,7 +38,7 @@ def quantize_rows(
     xx: Array,
     mask: NDArray[np.bool_] | None = None,
     *,
-    group: int = INT8_GROUP,
+    group: int = 1,
     block: int | None = None,
     damping: float = DAMPING,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -10,23 +10,26 @@ from tvm import relax
 
 from passes.errors import PassError
 from passes.ffn import prune_ffn, solved_weights
-from passes.format_linear import QUANTIZE, format_linear, format_linears
-from passes.formats import Format, Solved
+from passes.format_linear import format_linear, format_linears
+from passes.formats import DENSE, ROWS, Solved
 from passes.heads import prune_heads
+from passes.int8 import Int8
 from passes.rewrite import bindings_of
+from passes.seen import QUANTIZE
 from passes.sites import Linear
 from passes.solve.gram import Gram
 from passes.solve.site import Affine, solve_ffn, solve_formats, solve_linear
+from passes.sparse import Sparse
 from targets.kernels.quantize import quantize_reference
 from targets.target import find
 
 TARGET = find("x86-64-v4")
 ODD = {"batch": 2, "seq": 7, "width": 36, "heads": 3, "hidden": 50, "layers": 2}
 FORMATS = [
-    Format(32, 1.0, TARGET.block),
-    Format(32, 0.5, TARGET.block),
-    Format(8, 1.0, TARGET.block),
-    Format(8, 0.4, TARGET.block),
+    DENSE,
+    Sparse(0.5, TARGET.block),
+    Int8(1.0, TARGET.block),
+    Int8(0.4, TARGET.block),
 ]
 rng = np.random.default_rng(5)
 
@@ -45,7 +48,7 @@ def on_the_grid(shape):
 
 def seen_by(x, form):
     """The rows as the kernel of a format sees them."""
-    return quantize_reference(x.astype(np.float32)).dequantized() if form.bits == 8 else x
+    return quantize_reference(x.astype(np.float32)).dequantized() if form.seen({}) == ROWS else x
 
 
 def weights_of(k, n, names=("fc",), bias=True):
@@ -88,7 +91,7 @@ def test_every_format_on_odd_sizes(sketch, execute, shape):
         solved = solve(model, site, form, rows)
         model, report = format_linear(model, site, solved, TARGET)
         assert [c.detail for c in report.rewrites] == [str(form)]
-        assert (f"{name}.w" in model.weights) == (form.bits == 32 and form.is_dense)
+        assert (f"{name}.w" in model.weights) == form.in_place
         wanted[name] = seen_by(x, form).astype(np.float64) @ solved.weight.T + solved.bias
     for name, got in zip(names, execute(model, {"x": x}), strict=True):
         assert error(got, wanted[name]) < 1e-5, name
