@@ -30,6 +30,7 @@ from targets.kernels.linear import ROW_SLACK, row_position
 from targets.target import Target
 
 ROW_OPTIONS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14)
+BLOCK_OPTIONS = (1, 2, 3, 4, 5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,12 @@ class Tile:
     Attributes:
         rows: rows of the register tile.
         rows_first: walk all rows for one block of weights (True), or all blocks for one tile row.
+        blocks: packed blocks of outputs of the tile; it divides their number.
     """
 
     rows: int
     rows_first: bool = True
+    blocks: int = 1
 
 
 def tiles(func: tirx.PrimFunc, target: Target, int8: bool) -> list[Tile]:
@@ -158,12 +161,16 @@ def clear_accumulators(sch: s_tir.Schedule, anchor: Block, reduction: Loop) -> N
     sch.vectorize(columns)
 
 
-def open_tile(sch: s_tir.Schedule, target: Target, tile: Tile) -> tuple[Block, Loop]:
+def open_tile(
+    sch: s_tir.Schedule, target: Target, tile: Tile, parts: int = 0
+) -> tuple[Block, Loop]:
     """Split the output into tiles and bring the epilogue into them.
 
+    ``parts`` is the number of blocks before the product that belong to it; they stay where they are.
     Returns the product block, still outside, and the loop over tiles that it belongs in.
     """
-    first, *rest = flow(sch)
+    nodes = flow(sch)
+    first, *rest = nodes[parts:]
     if not first.family or not rest[-1].output or any(node.reduces for node in rest):
         raise UnsuitedError("not a product followed by elementwise work")
     anchor, last = first.block, rest[-1].block
@@ -174,7 +181,11 @@ def open_tile(sch: s_tir.Schedule, target: Target, tile: Tile) -> tuple[Block, L
     at = row_position([extent(sch, loop) for loop in lead])
     around = lead[:at]
     ro, ri = sch.split(lead[at], [None, decide(sch, ROW_OPTIONS, tile.rows)])
-    jo, ji = sch.split(j, [None, nb])
+    if tile.blocks == 1:
+        jo, ji = sch.split(j, [None, nb])
+    else:
+        jo, *inner = sch.split(j, [None, decide(sch, BLOCK_OPTIONS, tile.blocks), nb])
+        ji = sch.fuse(*inner)
     outer = [jo, *around, ro] if tile.rows_first else [*around, ro, jo]
     sch.reorder(*outer, ri, ji)
     inside = outer[-1]
