@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from tvm import relax
 
-from passes.patterns import Flow, LinearMatch, shape_of
+from passes.patterns import ELEMENTWISE, Flow, LinearMatch, shape_of
 from passes.sites import FFN, Linear, Part, Stretch
 
 
@@ -59,18 +59,32 @@ def _disjoint(ffns: Sequence[FFN]) -> dict[str, FFN]:
 
 
 def _ends(flow: Flow, places: Sequence[_Place], pairs: Mapping[str, FFN]) -> list[relax.Var]:
-    """The cuts to use: the last before each layer that is not the second of a pair."""
+    """The cuts to use: one before each layer that is not the second of a pair.
+
+    It is behind the elementwise work that follows the layers before it, since that is fused into them.
+    """
     cuts = flow.cuts()
     chosen: list[relax.Var] = []
     firsts = [p for p in places if p.site.weight not in pairs or pairs[p.site.weight].up == p.site]
     for place in firsts:
         begin = flow.order.get(place.match.x, -1)
+        done = max((p.at for p in places if p.at <= begin), default=None)
         before = [c for c in cuts if flow.order.get(c, -1) <= begin]
+        if done is not None:
+            before = _elementwise(flow, [c for c in before if flow.order.get(c, -1) >= done])
         if before and (not chosen or not before[-1].same_as(chosen[-1])):
             chosen.append(before[-1])
     if chosen and not cuts[-1].same_as(chosen[-1]):
         chosen.append(cuts[-1])
     return _whole_pairs(flow, chosen, places, pairs)
+
+
+def _elementwise(flow: Flow, cuts: Sequence[relax.Var]) -> Sequence[relax.Var]:
+    """The first of consecutive cuts, with those that only elementwise work separates from it."""
+    count = 1
+    while count < len(cuts) and flow.call(cuts[count], *ELEMENTWISE) is not None:
+        count += 1
+    return cuts[:count]
 
 
 def _whole_pairs(
