@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from codesign.candidate import Candidate
-from passes import int8, sparse
+from passes import int8, int8_static, sparse
 from passes.formats import DENSE, Format
 from passes.int8 import Int8Config
+from passes.int8_static import Int8StaticConfig
 from passes.report import Refusal
 from passes.sites import Linear
 from passes.sparse import SparseConfig
@@ -15,10 +16,12 @@ from targets.target import Target
 
 INT8 = Int8Config(densities=(1.0, 0.75, 0.5, 0.25))
 DENSE_INT8 = Int8Config(densities=(1.0,))
+STATIC = Int8StaticConfig(int8=Int8Config(densities=(1.0, 0.5)))
+DENSE_STATIC = Int8StaticConfig(int8=DENSE_INT8)
 SPARSE = SparseConfig(densities=(0.5,))
 """Where int8 exists, float32 sparsity is offered thinly: it rarely wins there."""
 
-PARSERS = (int8, sparse)
+PARSERS = (int8, int8_static, sparse)
 """The passes that give a layer a format, each with ``NAME`` and ``form(setting, target)``."""
 
 
@@ -30,6 +33,9 @@ def formats_for(
     if int8.NAME in enabled:
         config = INT8 if sparse.NAME in enabled else DENSE_INT8
         offers.append(int8.choices(linear, target, config))
+    if int8_static.NAME in enabled:
+        static = STATIC if sparse.NAME in enabled else DENSE_STATIC
+        offers.append(int8_static.choices(linear, target, static))
     if sparse.NAME in enabled:
         offers.append(sparse.choices(linear, target, SPARSE))
     found = [f for forms, _ in offers for f in forms]

@@ -117,9 +117,7 @@ def _on_base(tensors: list[Tensor], operands: list[Any]) -> tuple[View, list[Any
     statics = [o for o in operands if isinstance(o, Static) and o.array.size > 1]
     if statics and all(len(s.shape) == 1 for s in statics):
         base = view.trailing() or base
-    moved = [
-        o.onto(view, base.shape) if isinstance(o, Tensor | Static) else o for o in operands
-    ]
+    moved = [o.onto(view, base.shape) if isinstance(o, Tensor | Static) else o for o in operands]
     return None if any(o is None for o in moved) else (view, moved)
 
 
