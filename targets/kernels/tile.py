@@ -6,6 +6,7 @@ elementwise blocks that fusion put behind the product run on the tile before it 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -155,8 +156,21 @@ def clear_accumulators(sch: s_tir.Schedule, anchor: Block, reduction: Loop) -> N
     sch.vectorize(columns)
 
 
-def open_tile(sch: s_tir.Schedule, target: Target, tile: Tile) -> tuple[Block, Loop]:
+def open_tile(
+    sch: s_tir.Schedule,
+    target: Target,
+    tile: Tile,
+    options: Sequence[int] = ROW_OPTIONS,
+    *,
+    unroll: bool = True,
+    share: int = 0,
+) -> tuple[Block, Loop]:
     """Split the output into tiles and bring the epilogue into them.
+
+    Args:
+        options: what the rows of the tile are chosen from.
+        unroll: the rows of the tile.
+        share: parts into which the tiles are cut for threads; 0 leaves that to the runtime.
 
     Returns the product block, still outside, and the loop over tiles that it belongs in.
     """
@@ -170,17 +184,20 @@ def open_tile(sch: s_tir.Schedule, target: Target, tile: Tile) -> tuple[Block, L
     vector = gcd(extent(sch, j), nb)
     at = row_position([extent(sch, loop) for loop in lead])
     around = lead[:at]
-    ro, ri = sch.split(lead[at], [None, decide(sch, ROW_OPTIONS, tile.rows)])
+    ro, ri = sch.split(lead[at], [None, decide(sch, options, tile.rows)])
     jo, ji = sch.split(j, [None, nb])
     outer = [jo, *around, ro] if tile.rows_first else [*around, ro, jo]
     sch.reorder(*outer, ri, ji)
     inside = outer[-1]
     if target.threads > 1:
         inside = sch.fuse(*outer)
-        sch.parallel(inside)
+        parts, rest = sch.split(inside, [share, None]) if share else (inside, inside)
+        sch.parallel(parts)
+        inside = rest
     for node in reversed(staged):
         bring(sch, node.block, ri)
         vectorize_last(sch, node.block, vector)
-    sch.unroll(ri)
+    if unroll:
+        sch.unroll(ri)
     vectorize_last(sch, last, vector)
     return anchor, inside
