@@ -13,7 +13,7 @@ from codesign.search import Group, Option, Tables, veto_slow
 from codesign.search import Layer as LayerTable
 from passes.model import Model
 from passes.report import Refusal
-from passes.sites import Layer, Sites
+from passes.sites import Section, Sites
 from targets.target import Target
 
 Seconds = Callable[[Mapping[str, int]], float]
@@ -31,7 +31,7 @@ class Space:
         droppable: whether layers may be left out.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[Section, ...]
     offers: Mapping[str, Offers]
     kernels: Mapping[str, BlockKernels]
     untouched: Mapping[str, Mapping[str, int]]
@@ -68,7 +68,7 @@ def space_of(
         shape = (*sorted(counts.items()), *(_shape(offers[b.name]) for b in blocks))
         if shape not in same:
             same[shape] = {
-                i: block_kernels(alone, i, offers[b.name], target, book)
+                i: block_kernels(alone, b, offers[b.name], target, book)
                 for i, b in enumerate(blocks)
             }
         for index, block in enumerate(blocks):
@@ -95,7 +95,7 @@ def tables_of(space: Space, sensitivities: Sensitivities, seconds: Seconds) -> T
         total -= own
         groups = tuple(_group(b, space, sensitivities, seconds) for b in blocks_of(layer))
         drop = None
-        if space.droppable:
+        if space.droppable and layer.droppable:
             choices = drop_candidate(layer).choices
             drop = Option(choices, "dropped", 0.0, sensitivities.of_drop(layer))
         # options are relative to the untouched layer, so that shared kernels count once

@@ -53,7 +53,7 @@ def staged(flow: Dataflow, segment: Segment) -> Staged:
     place = {name: i for i, name in enumerate(flow.vars)}
     inputs = {site.name: probe_input(flow, site) for site in segment.linears}
     residuals: dict[str, str] = {}
-    for site in segment.linears if segment.is_layer else ():
+    for site in segment.linears if segment.is_section else ():
         name = residual_input(flow, site)
         if name is not None:
             residuals[site.name] = name

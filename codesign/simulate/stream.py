@@ -9,6 +9,7 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 
+from passes.formats import Seen
 from passes.model import Model
 
 Array = NDArray[np.generic]
@@ -22,18 +23,18 @@ class Variant:
 
     Attributes:
         weights: effective weights and biases by name, float32 of the dense shape.
-        quantized: names of linear sites that see their input as uint8 per token, and of attention
-            sites whose products run on 8-bit codes.
+        seen: name of a linear site -> how it sees its input; attention sites in it compute their
+            products on 8-bit codes.
         dropped: the layer hands its input on; nothing else counts then.
     """
 
     weights: Mapping[str, Array] = field(default_factory=dict)
-    quantized: frozenset[str] = frozenset()
+    seen: Mapping[str, Seen] = field(default_factory=dict)
     dropped: bool = False
 
     @property
     def is_nothing(self) -> bool:
-        return not (self.weights or self.quantized or self.dropped)
+        return not (self.weights or self.seen or self.dropped)
 
 
 @dataclass(frozen=True, eq=False)
