@@ -27,6 +27,7 @@ from targets.kernels import (
     softmax,
     stream,
     tile,
+    tile_amx,
     tile_conv,
 )
 from targets.kernels.blocks import UnsuitedError, new_schedule, reason
@@ -50,7 +51,10 @@ def float_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
 
 
 def int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
-    """All register tiles worth trying for an int8 product."""
+    """All register tiles worth trying for an int8 product, those of AMX first."""
+    if space_name(func) == linear_int8.FAMILY_NAME:
+        for point in tile_amx.amx_tiles(func, target):
+            yield partial(tile_amx.tile_product_amx, target=target, tile=point)
     for point in tile.tiles(func, target, int8=True):
         yield partial(tile.tile_product_int8, target=target, tile=point)
 

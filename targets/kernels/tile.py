@@ -6,6 +6,7 @@ elementwise blocks that fusion put behind the product run on the tile before it 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -162,11 +163,23 @@ def clear_accumulators(sch: s_tir.Schedule, anchor: Block, reduction: Loop) -> N
 
 
 def open_tile(
-    sch: s_tir.Schedule, target: Target, tile: Tile, parts: int = 0
+    sch: s_tir.Schedule,
+    target: Target,
+    tile: Tile,
+    options: Sequence[int] = ROW_OPTIONS,
+    *,
+    parts: int = 0,
+    unroll: bool = True,
+    share: int = 0,
 ) -> tuple[Block, Loop]:
     """Split the output into tiles and bring the epilogue into them.
 
-    ``parts`` is the number of blocks before the product that belong to it; they stay where they are.
+    Args:
+        options: what the rows of the tile are chosen from.
+        parts: blocks before the product that belong to it; they stay where they are.
+        unroll: the rows of the tile.
+        share: parts into which the tiles are cut for threads; 0 leaves that to the runtime.
+
     Returns the product block, still outside, and the loop over tiles that it belongs in.
     """
     nodes = flow(sch)
@@ -180,7 +193,7 @@ def open_tile(
     vector = gcd(extent(sch, j), nb)
     at = row_position([extent(sch, loop) for loop in lead])
     around = lead[:at]
-    ro, ri = sch.split(lead[at], [None, decide(sch, ROW_OPTIONS, tile.rows)])
+    ro, ri = sch.split(lead[at], [None, decide(sch, options, tile.rows)])
     if tile.blocks == 1:
         jo, ji = sch.split(j, [None, nb])
     else:
@@ -191,10 +204,13 @@ def open_tile(
     inside = outer[-1]
     if target.threads > 1:
         inside = sch.fuse(*outer)
-        sch.parallel(inside)
+        parts, rest = sch.split(inside, [share, None]) if share else (inside, inside)
+        sch.parallel(parts)
+        inside = rest
     for node in reversed(staged):
         bring(sch, node.block, ri)
         vectorize_last(sch, node.block, vector)
-    sch.unroll(ri)
+    if unroll:
+        sch.unroll(ri)
     vectorize_last(sch, last, vector)
     return anchor, inside
