@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,7 +50,7 @@ def test_points_are_compared_by_their_ratio():
 
 def test_summary_of_few_and_of_uneven_steps():
     assert summary(points({1: 1.0, 2: 2.0})) == "one step, after 1"
-    uneven = {w: t for w, t in zip(range(1, 8), [1, 2, 3, 3, 3, 3, 4], strict=True)}
+    uneven = dict(zip(range(1, 8), [1, 2, 3, 3, 3, 3, 4], strict=True))
     assert summary(points(uneven)) == "steps 1 to 4 apart"
 
 
@@ -57,7 +59,7 @@ def test_the_widest_comes_first_and_each_is_faster(times):
     kept = worth_having(points(times))
     assert kept[0] == max(times)
     assert kept == sorted(kept, reverse=True)
-    assert all(times[b] < times[a] for a, b in zip(kept, kept[1:], strict=False))
+    assert all(times[b] < times[a] for a, b in pairwise(kept))
 
 
 def test_which_widths_are_measured():
