@@ -42,7 +42,9 @@ def _softmax(graph: Graph, call: relax.Call, args: list[Any]) -> Value | None:
     if order is None:
         return None
     axis = order[int(call.attrs.axis) % len(order)]
-    softmax = relax.op.nn.softmax if call.op.name.endswith("nn.softmax") else relax.op.nn.log_softmax
+    softmax = (
+        relax.op.nn.softmax if call.op.name.endswith("nn.softmax") else relax.op.nn.log_softmax
+    )
     last = -1 if axis == len(order) - 1 else axis
     return turned(graph, graph.tensor(softmax(args[0].var, last)), order)
 

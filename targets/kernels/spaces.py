@@ -21,10 +21,12 @@ from targets.kernels import (
     linear_int8,
     linear_sparse,
     linear_sparse_int8,
+    linear_weight_only,
     norm,
     quantize,
     rows,
     softmax,
+    stream,
     tile,
     tile_amx,
     tile_conv,
@@ -70,6 +72,12 @@ def int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
         yield partial(tile.tile_product_int8, target=target, tile=point)
 
 
+def stream_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All tiles worth trying for a product on coded weights."""
+    for point in stream.streams(func, target):
+        yield partial(stream.stream_product, target=target, tile=point)
+
+
 def conv_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
     """All register tiles worth trying for a float32 convolution."""
     for point in tile_conv.conv_tiles(func, target):
@@ -101,6 +109,7 @@ _SPACES: dict[str, Space] = {
     linear_bf16.FAMILY_NAME: bf16_space,
     linear_int8.FAMILY_NAME: int8_space,
     linear_sparse_int8.FAMILY_NAME: int8_space,
+    linear_weight_only.FAMILY_NAME: stream_space,
     conv.FAMILY_NAME: conv_space,
     conv_sparse.FAMILY_NAME: conv_space,
     quantize.FAMILY_NAME: partial(row_space, 2),

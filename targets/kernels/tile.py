@@ -32,6 +32,7 @@ from targets.kernels.linear import ROW_SLACK, row_position
 from targets.target import Target
 
 ROW_OPTIONS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14)
+BLOCK_OPTIONS = (1, 2, 3, 4, 5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,12 @@ class Tile:
     Attributes:
         rows: rows of the register tile.
         rows_first: walk all rows for one block of weights (True), or all blocks for one tile row.
+        blocks: packed blocks of outputs of the tile; it divides their number.
     """
 
     rows: int
     rows_first: bool = True
+    blocks: int = 1
 
 
 def tiles(func: tirx.PrimFunc, target: Target, int8: bool) -> list[Tile]:
@@ -186,6 +189,7 @@ def open_tile(
     tile: Tile,
     options: Sequence[int] = ROW_OPTIONS,
     *,
+    parts: int = 0,
     unroll: bool = True,
     share: int = 0,
 ) -> tuple[Block, Loop]:
@@ -193,12 +197,14 @@ def open_tile(
 
     Args:
         options: what the rows of the tile are chosen from.
+        parts: blocks before the product that belong to it; they stay where they are.
         unroll: the rows of the tile.
         share: parts into which the tiles are cut for threads; 0 leaves that to the runtime.
 
     Returns the product block, still outside, and the loop over tiles that it belongs in.
     """
-    first, *rest = flow(sch)
+    nodes = flow(sch)
+    first, *rest = nodes[parts:]
     if not first.family or not rest[-1].output or any(node.reduces for node in rest):
         raise UnsuitedError("not a product followed by elementwise work")
     anchor, last = first.block, rest[-1].block
@@ -209,7 +215,11 @@ def open_tile(
     at = row_position([extent(sch, loop) for loop in lead])
     around = lead[:at]
     ro, ri = sch.split(lead[at], [None, decide(sch, options, tile.rows)])
-    jo, ji = sch.split(j, [None, nb])
+    if tile.blocks == 1:
+        jo, ji = sch.split(j, [None, nb])
+    else:
+        jo, *inner = sch.split(j, [None, decide(sch, BLOCK_OPTIONS, tile.blocks), nb])
+        ji = sch.fuse(*inner)
     outer = [jo, *around, ro] if tile.rows_first else [*around, ro, jo]
     sch.reorder(*outer, ri, ji)
     inside = outer[-1]
