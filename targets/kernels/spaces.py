@@ -17,6 +17,7 @@ from targets.kernels import (
     conv,
     conv_sparse,
     linear,
+    linear_bf16,
     linear_int8,
     linear_sparse,
     linear_sparse_int8,
@@ -50,11 +51,23 @@ def float_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
         yield partial(tile.tile_product, target=target, tile=point)
 
 
+def amx_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All tiles of AMX worth trying for a dense product of groups of four bytes."""
+    for point in tile_amx.amx_tiles(func, target):
+        yield partial(tile_amx.tile_product_amx, target=target, tile=point)
+
+
+def bf16_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All register tiles worth trying for a bfloat16 product, those of AMX first."""
+    yield from amx_space(func, target)
+    for point in tile.tiles(func, target, int8=False):
+        yield partial(tile.tile_product_bf16, target=target, tile=point)
+
+
 def int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
     """All register tiles worth trying for an int8 product, those of AMX first."""
     if space_name(func) == linear_int8.FAMILY_NAME:
-        for point in tile_amx.amx_tiles(func, target):
-            yield partial(tile_amx.tile_product_amx, target=target, tile=point)
+        yield from amx_space(func, target)
     for point in tile.tiles(func, target, int8=True):
         yield partial(tile.tile_product_int8, target=target, tile=point)
 
@@ -93,6 +106,7 @@ def attention_int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]
 _SPACES: dict[str, Space] = {
     linear.FAMILY_NAME: float_space,
     linear_sparse.FAMILY_NAME: float_space,
+    linear_bf16.FAMILY_NAME: bf16_space,
     linear_int8.FAMILY_NAME: int8_space,
     linear_sparse_int8.FAMILY_NAME: int8_space,
     linear_weight_only.FAMILY_NAME: stream_space,

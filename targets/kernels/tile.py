@@ -27,6 +27,7 @@ from targets.kernels.blocks import (
     written,
 )
 from targets.kernels.intrin import dot_name, madd_name
+from targets.kernels.intrin_bf16 import DOT2_CODE, IMPORT, dot2_name
 from targets.kernels.intrin_load import load_name
 from targets.kernels.linear import ROW_SLACK, row_position
 from targets.target import Target
@@ -107,22 +108,41 @@ def tile_product_int8(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
     nb = int(written(sch, anchor).shape[-1])
     dot, madd = dot_name(target), madd_name(target)
     if dot is not None and nb % target.lanes == 0:
-        dot_by_four(sch, anchor, inside, target.lanes, dot)
+        dot_by_group(sch, anchor, inside, target.lanes, dot)
     elif madd is not None and nb % (target.lanes // 2) == 0:
         madd_by_two(sch, anchor, inside, target.lanes // 2, madd)
     else:
-        (*_, r, o, j), (g, i) = bring(sch, anchor, inside)
-        sch.reorder(o, g, r, i, j)
-        sch.unroll(r)
-        sch.unroll(i)
-        sch.vectorize(j)
-        clear_accumulators(sch, anchor, g)
+        group_by_group(sch, anchor, inside)
 
 
-def dot_by_four(
+def tile_product_bf16(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
+    """Schedule a fused bfloat16 matrix product with what the target has for it."""
+    anchor, inside = open_tile(sch, target, tile)
+    nb = int(written(sch, anchor).shape[-1])
+    dot = dot2_name(target)
+    if dot is not None and nb % target.lanes == 0:
+        sch.annotate(dot_by_group(sch, anchor, inside, target.lanes, dot), IMPORT, DOT2_CODE)
+    else:
+        group_by_group(sch, anchor, inside)
+
+
+def group_by_group(sch: s_tir.Schedule, anchor: Block, inside: Loop) -> None:
+    """The product of groups of inputs by ordinary multiplication."""
+    (*_, r, o, j), (g, i) = bring(sch, anchor, inside)
+    sch.reorder(o, g, r, i, j)
+    sch.unroll(r)
+    sch.unroll(i)
+    sch.vectorize(j)
+    clear_accumulators(sch, anchor, g)
+
+
+def dot_by_group(
     sch: s_tir.Schedule, anchor: Block, inside: Loop, lanes: int, intrinsic: str
-) -> None:
-    """The product by an instruction that adds four products to each of ``lanes`` accumulators."""
+) -> Loop:
+    """The product by an instruction that adds those of a group to each of ``lanes`` accumulators.
+
+    Returns the loop over groups.
+    """
     (*_, r, o, j), (g, i) = bring(sch, anchor, inside)
     jo, ji = sch.split(j, [None, lanes])
     sch.reorder(o, g, r, jo, ji, i)
@@ -133,6 +153,7 @@ def dot_by_four(
     sch.vectorize(sch.fuse(outer, inner))
     hide_indices(sch, anchor)
     sch.tensorize(ji, intrinsic)
+    return g
 
 
 def madd_by_two(
