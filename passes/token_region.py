@@ -33,7 +33,7 @@ class Region:
     Attributes:
         start, end: the variables that enter and leave, float32 [batch, tokens, features].
         inside: what is computed between, ``end`` included.
-        bias: what every attention adds to its scores, [1 or batch, 1, 1, tokens]; None if nothing.
+        bias: what every attention adds to its scores, [batch, 1, 1, tokens]; None if nothing.
     """
 
     start: relax.Var
@@ -123,14 +123,18 @@ class _Follow:
             good = shape_of(var)[:2] == shape_of(call.args[0])[:2]
         else:
             call = self._flow.call(var, *ATTENTION)
-            good = call is not None and all(self._is_inside(a) for a in call.args[:3])
-            good = good and call.attrs.causal_mask is None and call.attrs.window_size is None
+            good = call is not None and _sees_all(call)
+            good = good and all(self._is_inside(a) for a in self._operands(var))
         if not good:
             what = getattr(getattr(self._values[var], "op", None), "name", "another expression")
             raise self._refusal(
                 f"{what.removeprefix('relax.')} at {var.name} does not treat tokens one by one",
                 "linear layers, elementwise operators, normalisation of each token, self-attention",
             )
+
+    def _operands(self, var: relax.Var) -> list[relax.Expr]:
+        """Queries, keys and values of an attention."""
+        return list(self._values[var].args[:3])
 
     def _meets(self, operand: relax.Expr, rank: int) -> bool:
         """Whether an operand of an elementwise operator has all its tokens, or the same for each."""
@@ -164,12 +168,12 @@ class _Follow:
         if bias is None:
             return None
         batch, seq, _ = shape_of(self._start)
-        allowed = [(1, 1, 1, seq), (batch, 1, 1, seq)]
+        allowed = (batch, 1, 1, seq)
         plain = isinstance(bias, relax.Var) and not self._is_inside(bias) and _is_fp32(bias)
-        if not plain or shape_of(bias) not in allowed:
+        if not plain or shape_of(bias) != allowed:
             raise self._refusal(
                 f"attention adds a bias of shape {list(shape_of(bias))} to its scores",
-                f"{list(allowed[-1])}: the same for all heads and queries",
+                f"{list(allowed)}: the same for all heads and queries of a sample",
             )
         return bias
 
@@ -180,3 +184,7 @@ class _Follow:
 
 def _is_fp32(var: relax.Var) -> bool:
     return str(var.ty.dtype) == "float32"
+
+
+def _sees_all(attention: relax.Call) -> bool:
+    return attention.attrs.causal_mask is None and attention.attrs.window_size is None

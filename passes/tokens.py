@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,7 +72,7 @@ def keep_tokens(
         )
     region = find_region(model, layers[layers.index(next(iter(steps))) :])
     lengths = [shape_of(region.start)[1], *steps.values()]
-    if any(b >= a or b < 1 for a, b in zip(lengths, lengths[1:], strict=False)):
+    if any(b >= a or b < 1 for a, b in pairwise(lengths)):
         raise PassError(
             "the number of tokens must fall",
             got=" to ".join(str(n) for n in lengths),
@@ -154,8 +155,7 @@ class _TokensEdit:
         x = graph.new(old)
         batch, seq, width = shape_of(x)
         short = self._short or self._whole(graph, batch, seq)
-        bias_batch = shape_of(short.bias)[0]
-        kernel = merge_tokens(batch, seq, length, width, bias_batch, self._lanes)
+        kernel = merge_tokens(batch, seq, length, width, self._lanes)
         types = [
             relax.TensorType([batch, length, width], "float32"),
             relax.TensorType([batch, 1, 1, length], "float32"),
@@ -175,7 +175,7 @@ class _TokensEdit:
     def _whole(self, graph: Rewriting, batch: int, seq: int) -> _Short:
         """The sequence before anything is merged."""
         bias = self._region.bias
-        ones, zeros = np.ones((batch, seq), np.float32), np.zeros((1, 1, 1, seq), np.float32)
+        ones, zeros = np.ones((batch, seq), np.float32), np.zeros((batch, 1, 1, seq), np.float32)
         return _Short(relax.const(zeros) if bias is None else graph.new(bias), relax.const(ones))
 
     def _given_back(self, graph: Rewriting, short: relax.Var, old: relax.Var) -> relax.Var:

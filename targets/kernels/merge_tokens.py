@@ -39,18 +39,15 @@ _OPAQUE = 8  # relax's OpPatternKind: nothing is fused into it
 _LOWEST = float(np.finfo(np.float32).min)
 
 
-def merge_tokens(
-    batch: int, seq: int, keep: int, width: int, bias_batch: int, lanes: int
-) -> tirx.PrimFunc:
+def merge_tokens(batch: int, seq: int, keep: int, width: int, lanes: int) -> tirx.PrimFunc:
     """PrimFunc that leaves ``keep`` of ``seq`` tokens, in their order.
 
-    ``(x f32[batch, seq, width], bias f32[bias_batch, 1, 1, seq], size f32[batch, seq])
+    ``(x f32[batch, seq, width], bias f32[batch, 1, 1, seq], size f32[batch, seq])
     -> (y f32[batch, keep, width], bias f32[batch, 1, 1, keep], size f32[batch, keep],
     place i32[batch, seq])``. ``size`` counts the tokens that each stands for, ``place`` tells for
     each token which one stands for it now. Places are valid whatever x is, NaN included.
 
     Args:
-        bias_batch: 1 or ``batch``.
         lanes: floats of a vector register.
 
     Raises:
@@ -62,7 +59,6 @@ def merge_tokens(
     columns = -(-seq // step) * step
     chunk = gcd(width, step)
     tiles = -(-seq // TILE)
-    one = min(bias_batch, 2) - 1  # 0 if one bias serves all samples
     looked = -(-width // STRIDE)
     batches, seqs, keeps, wide, looks, cols = dims(batch, seq, keep, width, looked, columns)
     zero = tirx.IntImm("int64", 0)
@@ -70,7 +66,7 @@ def merge_tokens(
     @T.prim_func(private=True, s_tir=True)
     def kernel(
         x: T.Buffer((batches, seqs, wide), "float32"),
-        bias: T.Buffer(dims(bias_batch, 1, 1, seq), "float32"),
+        bias: T.Buffer(dims(batch, 1, 1, seq), "float32"),
         size: T.Buffer((batches, seqs), "float32"),
         merged: T.Buffer((batches, keeps, wide), "float32"),
         new_bias: T.Buffer(dims(batch, 1, 1, keep), "float32"),
@@ -115,7 +111,7 @@ def merge_tokens(
                                 for v in T.vectorized(tirx.IntImm("int64", step)):
                                     like[i * TILE + r, j * step + v] = tile[r, v]
                 for j in T.serial(seqs):
-                    real[j] = T.Cast("int32", bias[n * one, zero, zero, j] > T.float32(PADDING))
+                    real[j] = T.Cast("int32", bias[n, zero, zero, j] > T.float32(PADDING))
                     # a NaN takes the other branch of every comparison
                     inverse[j] = T.Select(
                         like[j, j] > T.float32(1e-30),
@@ -185,7 +181,7 @@ def merge_tokens(
                                 )
                 for k in T.serial(seqs):
                     if rank[k] < keep:
-                        new_bias[n, zero, zero, slot[k]] = bias[n * one, zero, zero, k] + T.log(
+                        new_bias[n, zero, zero, slot[k]] = bias[n, zero, zero, k] + T.log(
                             new_size[n, slot[k]] / size[n, k]
                         )
                         for d in T.serial(tirx.IntImm("int64", width // chunk)):
