@@ -6,6 +6,7 @@ The bias addition stays a Relax operator, so that fusion merges it with what fol
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,8 +39,9 @@ def format_linears(
 ) -> tuple[Model, Report]:
     """Give linear layers the format they were solved for.
 
-    Formats that stay in place replace the weight. For any other ``matmul(x, permute_dims(W))`` becomes
-    what the format writes, and W the weights that its kernel reads: W's name and a suffix for each.
+    Formats that stay in place replace the weight. For any other ``matmul(x, permute_dims(W))``, or
+    ``conv2d(x, W)``, becomes what the format writes, and W the weights that its kernel reads: W's name
+    and a suffix for each.
     What kernels see of x (its quantised rows) is made once, however many layers read it. Exact
     relative to the dense graph with the effective weights and the inputs as the kernels see them.
 
@@ -60,7 +62,8 @@ def format_linears(
         if linear.bias is not None and solved.bias is not None:
             weights[linear.bias] = solved.bias
         if solved.format.in_place:
-            weights[linear.weight] = solved.weight
+            shape = model.weights[linear.weight].shape
+            weights[linear.weight] = solved.weight.reshape(shape)
             continue
         parts = solved.format.pack(solved, linear, target.block)
         names = {suffix: f"{linear.weight}.{suffix}" for suffix in parts}
@@ -76,7 +79,8 @@ def format_linears(
 def _check(model: Model, linear: Linear, solved: Solved) -> None:
     names = [linear.weight] if linear.bias is None else [linear.weight, linear.bias]
     require_own_weights(model, linear.name, names)
-    shape = model.weights[linear.weight].shape
+    rows, *inputs = model.weights[linear.weight].shape
+    shape = (rows, prod(inputs))
     if solved.weight.shape != shape:
         raise PassError(
             f"{linear.name} was solved for another shape",
@@ -134,7 +138,7 @@ class _FormatEdit:
         again = self._inputs.again(graph, value)
         if again is not None:
             return again
-        weight = graph.linear_weight(value)
+        weight = graph.linear_weight(value) or graph.conv_weight(value)
         if weight is None or weight not in self._layers:
             return None
         self._todo.discard(weight)
@@ -147,6 +151,6 @@ class _FormatEdit:
             raise PassError(
                 "a linear layer is not in the graph in its canonical form",
                 got=", ".join(sorted(self._todo)),
-                allowed="matmul(x, permute_dims(weight))",
+                allowed="matmul(x, permute_dims(weight)), or conv2d(x, weight) without groups",
                 next="normalize the model first",
             )

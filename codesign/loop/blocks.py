@@ -1,8 +1,8 @@
-"""A block: two linear layers with prunable units between them, and what was decided for it.
+"""A block: what is decided at once, and what was decided for it.
 
-Attention (heads between the QKV and the output projection) and FFN (neurons between the up and the
-down projection) are the same thing to the search: a number of units to keep, and a format for each
-of the two layers.
+Attention (heads between the QKV and the output projection), FFN (neurons between the up and the down
+projection) and two convolutions (channels between them) are the same thing to the search: a number of
+units to keep, and a format for each of the two layers. A layer by itself is a block without units.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from codesign.candidate import Candidate, Choice
 from codesign.loop.formats import format_of
 from passes import int8_attention
 from passes.formats import DENSE, Format
-from passes.sites import FFN, Attention, Layer, Linear, Sites
+from passes.sites import Attention, Linear, Part, Section, Sites
 from targets.target import Target
 
 DROP = "layers"
@@ -22,20 +22,22 @@ DROP = "layers"
 
 @dataclass(frozen=True)
 class Block:
-    """Attention or FFN of a layer, as the search sees it.
+    """A part of a section, as the search sees it.
 
     Attributes:
         site: what the passes rewrite.
-        first: the layer that makes the units; ``second``: the one that consumes them.
-        units: how many there are: heads or neurons.
-        width: features of one unit: the head dimension, or 1.
+        first: the layer that makes the units; ``second``: the one that consumes them, if there is one.
+        units: how many there are: heads, neurons or channels.
+        rows: outputs of the first layer that make one unit (of Q, K and V each): the head dimension, or 1.
+        features: inputs of the second layer that are one unit: of a convolution, one for each tap.
     """
 
-    site: FFN | Attention
+    site: Part
     first: Linear
-    second: Linear
-    units: int
-    width: int
+    second: Linear | None = None
+    units: int = 0
+    rows: int = 1
+    features: int = 1
 
     @property
     def name(self) -> str:
@@ -46,17 +48,24 @@ class Block:
         """The pass that removes units."""
         return "heads" if isinstance(self.site, Attention) else "ffn"
 
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """Its layers in order of computation."""
+        return (self.first,) if self.second is None else (self.first, self.second)
 
-def block_of(site: FFN | Attention) -> Block:
+
+def block_of(site: Part) -> Block:
     """The block view of a site."""
+    if isinstance(site, Linear):
+        return Block(site, site)
     if isinstance(site, Attention):
-        return Block(site, site.qkv, site.out, site.heads, site.head_dim)
-    return Block(site, site.up, site.down, site.up.out_features, 1)
+        return Block(site, site.qkv, site.out, site.heads, site.head_dim, site.head_dim)
+    return Block(site, site.up, site.down, site.up.out_features, 1, site.down.taps)
 
 
-def blocks_of(layer: Layer) -> tuple[Block, ...]:
-    """The blocks of a layer in order of computation."""
-    return tuple(block_of(s) for s in (layer.attention, layer.ffn) if s is not None)
+def blocks_of(section: Section) -> tuple[Block, ...]:
+    """The blocks of a section in order of computation."""
+    return tuple(block_of(part) for part in section.parts)
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ class Decision:
 
     Attributes:
         keep: units kept; None for all.
-        first, second: formats of the two layers.
+        first, second: formats of the two layers; of a layer by itself, ``first``.
         int8_core: what lies between them, the two products of attention, runs on 8-bit codes.
     """
 
@@ -81,7 +90,7 @@ class Decision:
             found.append(Choice(block.name, block.prune, {"keep": self.keep}))
         if self.int8_core:
             found.append(Choice(block.name, int8_attention.NAME))
-        for linear, form in ((block.first, self.first), (block.second, self.second)):
+        for linear, form in zip(block.linears, (self.first, self.second), strict=False):
             if form != DENSE:
                 found.append(Choice(linear.name, form.name, form.setting))
         return tuple(found)
@@ -104,7 +113,7 @@ def decision_of(candidate: Candidate, block: Block, target: Target) -> Decision:
     return Decision(
         keep=int(kept[0]) if kept else None,
         first=format_of(candidate, block.first.name, target),
-        second=format_of(candidate, block.second.name, target),
+        second=DENSE if block.second is None else format_of(candidate, block.second.name, target),
         int8_core=(block.name, int8_attention.NAME) in taken,
     )
 

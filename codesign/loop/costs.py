@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from codesign.kernels import Kernel, kernels
-from codesign.loop.blocks import Block, Decision, blocks_of
+from codesign.loop.blocks import Block, Decision
 from codesign.loop.layer_solver import Index, rows_of
 from codesign.loop.offers import Offers
 from codesign.loop.rewrite import rewrite_block
@@ -23,7 +23,7 @@ from codesign.simulate.instrument import as_model
 from passes.formats import DENSE, Format, Solved
 from passes.lower import lower
 from passes.model import Model
-from passes.sites import Layer, Linear, find_sites
+from passes.sites import Linear, Section
 from targets.target import Target
 
 Counts = Mapping[str, int]
@@ -73,26 +73,24 @@ class BlockKernels:
         return total
 
 
-def layer_model(model: Model, layer: Layer) -> Model:
-    """The layer as a model of its own."""
+def layer_model(model: Model, layer: Section) -> Model:
+    """The section as a model of its own."""
     flow = Dataflow(model)
     return as_model(flow, flow.slice((layer.input,), (layer.output,)))
 
 
 def block_kernels(
-    alone: Model, index: int, offers: Offers, target: Target, book: KernelBook
+    alone: Model, block: Block, offers: Offers, target: Target, book: KernelBook
 ) -> BlockKernels:
     """Lower a layer with each decision of one of its blocks.
 
     Args:
         alone: the layer as a model of its own.
-        index: which of its blocks.
+        block: one of its blocks.
         offers: what to lower.
         target: what for.
         book: gets the kernels.
     """
-    (layer,) = find_sites(alone).layers
-    block = blocks_of(layer)[index]
     untouched = book.count(alone, target)
     kept: dict[int | None, Counter[str]] = {}
     first, second, core = _Counts(), _Counts(), _Counts()
@@ -119,7 +117,10 @@ def _count(
     units: Index | None = None if decision.keep is None else np.arange(decision.keep)
     rows = rows_of(block, units)
     first = placeholder(block.first, decision.first, len(rows.first), block.first.in_features)
-    second = placeholder(block.second, decision.second, block.second.out_features, len(rows.second))
+    second = None
+    if block.second is not None:
+        shape = block.second.out_features, len(rows.second)
+        second = placeholder(block.second, decision.second, *shape)
     model = rewrite_block(alone, block, units, first, second, target, decision.int8_core)
     return book.count(model, target)
 

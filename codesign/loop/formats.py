@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from codesign.candidate import Candidate
-from passes import int8, sparse
+from passes import int8, pattern, sparse
 from passes.formats import DENSE, Format
 from passes.int8 import Int8Config
 from passes.report import Refusal
@@ -17,8 +17,9 @@ INT8 = Int8Config(densities=(1.0, 0.75, 0.5, 0.25))
 DENSE_INT8 = Int8Config(densities=(1.0,))
 SPARSE = SparseConfig(densities=(0.5,))
 """Where int8 exists, float32 sparsity is offered thinly: it rarely wins there."""
+SPARSE_CONV = SparseConfig(densities=(0.5, 0.25, 0.125))
 
-PARSERS = (int8, sparse)
+PARSERS = (int8, sparse, pattern)
 """The passes that give a layer a format, each with ``NAME`` and ``form(setting, target)``."""
 
 
@@ -31,7 +32,10 @@ def formats_for(
         config = INT8 if sparse.NAME in enabled else DENSE_INT8
         offers.append(int8.choices(linear, target, config))
     if sparse.NAME in enabled:
-        offers.append(sparse.choices(linear, target, SPARSE))
+        thin = SPARSE if linear.window is None else SPARSE_CONV
+        offers.append(sparse.choices(linear, target, thin))
+    if pattern.NAME in enabled and linear.window is not None:
+        offers.append(pattern.choices(linear, target))
     found = [f for forms, _ in offers for f in forms]
     return [DENSE, *found], [r for _, refusals in offers for r in refusals]
 

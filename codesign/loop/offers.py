@@ -8,9 +8,9 @@ from itertools import product
 from codesign.loop.blocks import Block, Decision
 from codesign.loop.formats import formats_for
 from passes import ffn, heads, int8_attention
-from passes.formats import Format
+from passes.formats import DENSE, Format
 from passes.report import Refusal
-from passes.sites import Attention
+from passes.sites import FFN, Attention
 from targets.target import Target
 
 MOST_COUNTS = 6
@@ -43,19 +43,22 @@ def offers_for(block: Block, target: Target, enabled: tuple[str, ...]) -> Offers
     """What the passes offer for a block.
 
     Args:
-        block: attention or FFN.
+        block: any part of a section.
         target: decides which widths and formats gain.
         enabled: names of the passes to use, as in `codesign.config.PASSES`.
     """
     refusals: list[Refusal] = []
     keeps: list[int | None] = [None]
-    if block.prune in enabled:
+    if block.second is not None and block.prune in enabled:
         counts, refused = _counts(block, target)
         keeps += counts
         refusals += refused
     first, refused_first = formats_for(block.first, target, enabled)
-    second, refused_second = formats_for(block.second, target, enabled)
-    refusals += [*refused_first, *refused_second]
+    second: list[Format] = [DENSE]
+    refusals += refused_first
+    if block.second is not None:
+        second, refused_second = formats_for(block.second, target, enabled)
+        refusals += refused_second
     core = [False]
     if isinstance(block.site, Attention) and int8_attention.NAME in enabled:
         settings, refused = int8_attention.choices(block.site, target)
@@ -66,10 +69,12 @@ def offers_for(block: Block, target: Target, enabled: tuple[str, ...]) -> Offers
 
 def _counts(block: Block, target: Target) -> tuple[list[int], list[Refusal]]:
     """Units to keep, at most ``MOST_COUNTS`` of them, evenly spread."""
+    counts: list[int] = []
+    refusals: list[Refusal] = []
     if isinstance(block.site, Attention):
         settings, refusals = heads.choices(block.site, target)
         counts = [s["heads"] for s in settings]
-    else:
+    elif isinstance(block.site, FFN):
         settings, refusals = ffn.choices(block.site, target)
         counts = [s["width"] for s in settings]
     if len(counts) > MOST_COUNTS:

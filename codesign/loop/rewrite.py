@@ -15,12 +15,12 @@ from passes.heads import prune_heads
 from passes.int8_attention import quantize_attention
 from passes.layers import drop_layers
 from passes.model import Model
-from passes.sites import Attention, Layer
+from passes.sites import FFN, Attention, Section
 from targets.target import Target
 
 
 def rewrite_candidate(
-    model: Model, blocks: Sequence[SolvedBlock], dropped: Sequence[Layer], target: Target
+    model: Model, blocks: Sequence[SolvedBlock], dropped: Sequence[Section], target: Target
 ) -> Model:
     """The canonical model with every solved block in its compact form, and without dropped layers.
 
@@ -44,7 +44,7 @@ def rewrite_block(
     block: Block,
     units: Index | None,
     first: Solved,
-    second: Solved,
+    second: Solved | None,
     target: Target,
     int8_core: bool = False,
 ) -> Model:
@@ -58,11 +58,11 @@ def rewrite_block(
         target: gives the packed block.
         int8_core: what lies between the layers runs on 8-bit codes.
     """
-    if units is not None:
+    if units is not None and second is not None:
         model = _pruned(model, block, units, first, second)
     if int8_core and isinstance(block.site, Attention):
         model = quantize_attention(model, block.site)[0]
-    layers = [(block.first, first), (block.second, second)]
+    layers = [(s, w) for s, w in zip(block.linears, (first, second), strict=False) if w is not None]
     return format_linears(model, layers, target)[0]
 
 
@@ -70,9 +70,14 @@ def _pruned(model: Model, block: Block, units: Index, first: Solved, second: Sol
     rows = rows_of(block, units)
     wide_first = np.zeros((block.first.out_features, block.first.in_features), np.float32)
     wide_first[rows.first] = first.weight
+    assert block.second is not None
     wide_second = np.zeros((block.second.out_features, block.second.in_features), np.float32)
     wide_second[:, rows.second] = second.weight
-    weights = {block.first.weight: wide_first, block.second.weight: wide_second}
+    weights = {
+        block.first.weight: wide_first.reshape(block.first.shape),
+        block.second.weight: wide_second.reshape(block.second.shape),
+    }
     if isinstance(block.site, Attention):
         return prune_heads(model, block.site, units, weights)[0]
+    assert isinstance(block.site, FFN)
     return prune_ffn(model, block.site, units, weights)[0]

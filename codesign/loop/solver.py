@@ -12,7 +12,7 @@ from codesign.loop.blocks import Decision, blocks_of, decision_of, dropped
 from codesign.loop.layer_solver import LayerSolver, SolvedBlock
 from codesign.machine import cores
 from codesign.simulate import Simulator, Stream, Variant
-from passes.sites import Layer, Sites
+from passes.sites import Section, Sites
 from passes.solve.blas import one_thread
 from targets.target import Target
 
@@ -28,7 +28,7 @@ class SolvedCandidate:
     """
 
     blocks: tuple[SolvedBlock, ...] = ()
-    dropped: tuple[Layer, ...] = ()
+    dropped: tuple[Section, ...] = ()
     output_error: float = 0.0
 
 
@@ -95,7 +95,7 @@ def solve_side_by_side(
 
 
 def solve_layer(
-    solver: LayerSolver, stream: Stream, layer: Layer, candidate: Candidate, target: Target
+    solver: LayerSolver, stream: Stream, layer: Section, candidate: Candidate, target: Target
 ) -> tuple[list[SolvedBlock], Variant]:
     """The blocks of one layer, and what they change in it together."""
     change, found = Variant(), []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from codesign.loop.blocks import DROP, Block, blocks_of
@@ -13,7 +14,7 @@ from codesign.search import Group, Option, Tables, veto_slow
 from codesign.search import Layer as LayerTable
 from passes.model import Model
 from passes.report import Refusal
-from passes.sites import Layer, Sites
+from passes.sites import Section, Sites
 from targets.target import Target
 
 Seconds = Callable[[Mapping[str, int]], float]
@@ -31,7 +32,7 @@ class Space:
         droppable: whether layers may be left out.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[Section, ...]
     offers: Mapping[str, Offers]
     kernels: Mapping[str, BlockKernels]
     untouched: Mapping[str, Mapping[str, int]]
@@ -68,7 +69,7 @@ def space_of(
         shape = (*sorted(counts.items()), *(_shape(offers[b.name]) for b in blocks))
         if shape not in same:
             same[shape] = {
-                i: block_kernels(alone, i, offers[b.name], target, book)
+                i: block_kernels(alone, b, offers[b.name], target, book)
                 for i, b in enumerate(blocks)
             }
         for index, block in enumerate(blocks):
@@ -95,7 +96,7 @@ def tables_of(space: Space, sensitivities: Sensitivities, seconds: Seconds) -> T
         total -= own
         groups = tuple(_group(b, space, sensitivities, seconds) for b in blocks_of(layer))
         drop = None
-        if space.droppable:
+        if space.droppable and layer.droppable:
             choices = drop_candidate(layer).choices
             drop = Option(choices, "dropped", 0.0, sensitivities.of_drop(layer))
         # options are relative to the untouched layer, so that shared kernels count once
@@ -103,16 +104,25 @@ def tables_of(space: Space, sensitivities: Sensitivities, seconds: Seconds) -> T
     return veto_slow(Tables(tuple(layers), max(total, 0.0)))
 
 
+def _replaced(changes: Iterable[Mapping[str, int]]) -> Counter[str]:
+    """The kernels of the untouched block that some decision does without."""
+    found: Counter[str] = Counter()
+    for change in changes:
+        found |= Counter({kernel: -n for kernel, n in change.items() if n < 0})
+    return found
+
+
 def _dense(group: Group) -> float:
     return group.options[0].seconds
 
 
 def _group(block: Block, space: Space, sensitivities: Sensitivities, seconds: Seconds) -> Group:
-    kernels = space.kernels[block.name]
-    own = seconds(kernels.untouched) / 2  # an offset that keeps options positive
+    decisions = space.offers[block.name].decisions()
+    kernels = {d: space.kernels[block.name].of(d) for d in decisions}
+    own = seconds(_replaced(kernels.values()))
     options = []
-    for decision in space.offers[block.name].decisions():
-        takes = own + seconds(kernels.of(decision))
+    for decision in decisions:
+        takes = own + seconds(kernels[decision])
         broken = takes != takes or takes == float("inf")
         options.append(
             Option(

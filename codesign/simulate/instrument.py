@@ -68,17 +68,23 @@ def residual_input(flow: Dataflow, linear: Linear) -> str | None:
 
 
 def weight_of(flow: Dataflow, value: relax.Expr) -> str | None:
-    """The weight of ``matmul(x, permute_dims(weight))``, None if it is anything else."""
-    if not isinstance(value, relax.Call) or value.op != tvm.ir.Op.get("relax.matmul"):
+    """The weight of ``matmul(x, permute_dims(weight))`` or ``conv2d(x, weight)``; None of anything else."""
+    if _is(value, "relax.nn.conv2d"):
+        weight = value.args[1]
+    elif _is(value, "relax.matmul"):
+        transposed = value.args[1]
+        binding = flow.bindings.get(transposed.name) if isinstance(transposed, relax.Var) else None
+        if binding is None or not _is(binding.value, "relax.permute_dims"):
+            return None
+        weight = binding.value.args[0]
+    else:
         return None
-    transposed = value.args[1]
-    binding = flow.bindings.get(transposed.name) if isinstance(transposed, relax.Var) else None
-    source = binding.value if binding is not None else None
-    if not isinstance(source, relax.Call) or source.op != tvm.ir.Op.get("relax.permute_dims"):
-        return None
-    weight = source.args[0]
     name = weight.name if isinstance(weight, relax.Var) else ""
     return name if name in flow.model.weights else None
+
+
+def _is(value: relax.Expr, op: str) -> bool:
+    return isinstance(value, relax.Call) and value.op == tvm.ir.Op.get(op)
 
 
 @mutator
@@ -113,7 +119,7 @@ class _Copy(PyExprMutator):  # type: ignore[misc]
         with self._bb.function("main", self._params):
             with self._bb.dataflow():
                 for binding in self._part.bindings:
-                    value = self._gate_matmul(binding.value, self.visit_expr(binding.value))
+                    value = self._gate_product(binding.value, self.visit_expr(binding.value))
                     if binding.var.name in self._cores:
                         value = self._gate_core(value, *self._cores[binding.var.name])
                     self._at[binding.var.name] = self._bb.emit(value, binding.var.name)
@@ -132,11 +138,12 @@ class _Copy(PyExprMutator):  # type: ignore[misc]
     def visit_dataflow_var_(self, var: relax.Var) -> relax.Expr:
         return self._at[var.name]
 
-    def _gate_matmul(self, old: relax.Expr, new: relax.Expr) -> relax.Expr:
+    def _gate_product(self, old: relax.Expr, new: relax.Expr) -> relax.Expr:
         weight = weight_of(self._flow, old)
         if weight is None or weight not in self._gates:
             return new
-        return relax.op.matmul(self._gate(new.args[0], weight), new.args[1])
+        seen = self._bb.emit(self._gate(new.args[0], weight))
+        return relax.Call(new.op, [seen, new.args[1]], new.attrs, new.ty_args)
 
     def _gate_core(self, exact: relax.Expr, match: AttentionMatch, gate: relax.Var) -> relax.Expr:
         """Attention as it is if the gate is open, otherwise with int8 products."""

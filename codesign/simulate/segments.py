@@ -20,14 +20,14 @@ class Segment:
             ``context`` what it reads from the prefix besides (the attention bias).
         linears: its linear sites in order of computation.
         attentions: its attention sites, likewise.
-        is_layer: True if it may be dropped: its output has the shape of its input.
+        is_section: True if it is a section of the model, which has decisions of its own.
     """
 
     name: str
     part: Slice
     linears: tuple[Linear, ...]
     attentions: tuple[Attention, ...] = ()
-    is_layer: bool = False
+    is_section: bool = False
 
     @property
     def quantizable(self) -> tuple[Linear | Attention, ...]:
@@ -66,7 +66,7 @@ def _chain(flow: Dataflow, sites: Sites) -> list[Segment]:
                 return []
             segments.append(_segment(f"before {layer.name}", between, sites))
         part = flow.slice((layer.input,), (layer.output,))
-        segments.append(_segment(layer.name, part, sites, is_layer=True))
+        segments.append(_segment(layer.name, part, sites, is_section=True))
         at = layer.output
     if segments:
         rest = flow.slice((at,), flow.outputs)
@@ -74,7 +74,7 @@ def _chain(flow: Dataflow, sites: Sites) -> list[Segment]:
     return segments
 
 
-def _segment(name: str, part: Slice, sites: Sites, is_layer: bool = False) -> Segment:
+def _segment(name: str, part: Slice, sites: Sites, is_section: bool = False) -> Segment:
     """A slice with the sites that lie in it, in order of its weights."""
     linears = {linear.weight: linear for linear in sites.linears}
     attentions = {attention.qkv.weight: attention for attention in sites.attentions}
@@ -83,5 +83,5 @@ def _segment(name: str, part: Slice, sites: Sites, is_layer: bool = False) -> Se
         part,
         tuple(linears[w] for w in part.weights if w in linears),
         tuple(attentions[w] for w in part.weights if w in attentions),
-        is_layer,
+        is_section,
     )

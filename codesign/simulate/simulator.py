@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from codesign.simulate.classes import SegmentPrograms
 from codesign.simulate.dense_rows import DenseRows
 from codesign.simulate.moments import gram_of
+from codesign.simulate.site_rows import inputs_of, outputs_of
 from codesign.simulate.stream import Array, Environment, RowMask, Stream, Variant, find_row_mask
 from codesign.simulate.walk import Walk
 from passes.errors import PassError
@@ -129,19 +130,19 @@ class Simulator:
         staged = self._programs.staged[stream.at]
         count = len(stream.samples)
         if stream.dense and variant.is_nothing:
-            rows = self._dense.rows(stream.at, staged.inputs[linear])
+            rows = self._dense.inputs(stream.at, site)
             return gram_of(self._pool, self._threads, rows[:count])
         reached = self._walk(stream).after(staged.reach[linear], variant)
-        compressed = self._mask.rows_of(reached, staged.inputs[linear])
+        compressed = inputs_of(self._mask, reached, staged.inputs[linear], site)
         if linear in staged.residuals:
-            got = self._mask.rows_of(reached, staged.residuals[linear])
-            was = self._dense.rows(stream.at, staged.residuals[linear])
+            got = outputs_of(self._mask, reached, staged.residuals[linear], site)
+            was = self._dense.residuals(stream.at, site)
             # a residual calls for more damping, so one that is nothing must not be there
             if any((d != g).any() for d, g in zip(was, got, strict=False)):
                 sums = self._dense.sums(stream.at, site)
                 outputs = [d - g for d, g in zip(sums, got, strict=False)]
                 return gram_of(self._pool, self._threads, compressed, outputs=outputs)
-        dense = self._dense.rows(stream.at, staged.inputs[linear])[:count]
+        dense = self._dense.inputs(stream.at, site)[:count]
         return gram_of(self._pool, self._threads, compressed, dense)
 
     def _site(self, index: int, linear: str) -> Linear:

@@ -28,6 +28,7 @@ from tvm import relax
 from passes.model import Model
 from passes.normalize.graph import Graph
 from passes.normalize.interpret import Interpreter
+from passes.normalize.scale import fold_scales
 from passes.normalize.values import Static, Tensor, Value, shape_of
 
 __all__ = ["normalize"]
@@ -43,11 +44,12 @@ def normalize(model: Model) -> Model:
         PassError: the model branches, or has a shape that is known only at run time.
     """
     direct = _normalize(model, batch_first=False)
-    one_row = any(len(s.shape) == 3 and s.shape[1] == 1 for s in model.inputs)
-    if not one_row and not _moves(direct)[0]:
-        return direct
+    sequences = [s.shape for s in model.inputs if len(s.shape) in (2, 3)]
+    one_row = any(len(shape) == 3 and shape[1] == 1 for shape in sequences)
+    if not sequences or not (one_row or _moves(direct)[0]):
+        return fold_scales(direct)
     turned = _normalize(model, batch_first=True)
-    return turned if _moves(turned) < _moves(direct) else direct
+    return fold_scales(turned if _moves(turned) < _moves(direct) else direct)
 
 
 def _normalize(model: Model, batch_first: bool) -> Model:

@@ -1,4 +1,8 @@
-"""GELU from its parts: 0.5 x (1 + erf(x / sqrt 2)) or the tanh form, grouped in any way."""
+"""Activations from their parts, grouped in any way.
+
+GELU is 0.5 x (1 + erf(x / sqrt 2)), or its tanh form; SiLU is x sigmoid(x). Hard sigmoid has no
+operator of its own: clip(x / 6 + 1/2, 0, 1), and hard swish x times that.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +19,46 @@ CUBIC = 0.044715
 
 
 def recognise(graph: Graph, product: Tensor) -> Tensor:
-    """``product``, or R.nn.gelu / R.nn.gelu_tanh if that is what it multiplies to."""
+    """``product``, or the activation that it multiplies to."""
     scale, factors = _factors(graph, product.var)
-    if len(factors) != 2 or not _close(scale, 0.5):
-        return product
-    for x, gate in (factors, factors[::-1]):
-        if shape_of(x) != shape_of(product.var):
-            continue
-        inner = _plus_one(graph, gate)
-        if inner is not None and _is_erf(graph, inner, x):
-            return Tensor(graph.emit(relax.op.nn.gelu(x)), product.view, product.broadcast)
-        if inner is not None and _is_tanh(graph, inner, x):
-            return Tensor(graph.emit(relax.op.nn.gelu_tanh(x)), product.view, product.broadcast)
+    shape = shape_of(product.var)
+    for x, gate in (factors, factors[::-1]) if len(factors) == 2 else ():
+        found = _gated(graph, scale, x, gate) if shape_of(x) == shape == shape_of(gate) else None
+        if found is not None:
+            return Tensor(graph.emit(found), product.view, product.broadcast)
+    for gate in factors if len(factors) <= 2 and _close(scale, 1 / 6) else ():
+        hard = _hard_sigmoid(graph, gate)
+        others = [f for f in factors if f is not gate]
+        if hard is not None:
+            var = graph.emit(relax.op.multiply(*others, hard)) if others else hard
+            return Tensor(var, product.view, product.broadcast)
     return product
+
+
+def _gated(graph: Graph, scale: float, x: relax.Expr, gate: relax.Expr) -> relax.Expr | None:
+    """GELU or SiLU if ``scale * x * gate`` is one."""
+    sigmoid = graph.producer(gate, "sigmoid")
+    if _close(scale, 1) and sigmoid is not None and sigmoid.args[0].same_as(x):
+        return relax.op.nn.silu(x)
+    inner = _plus_one(graph, gate) if _close(scale, 0.5) else None
+    if inner is not None and _is_erf(graph, inner, x):
+        return relax.op.nn.gelu(x)
+    if inner is not None and _is_tanh(graph, inner, x):
+        return relax.op.nn.gelu_tanh(x)
+    return None
+
+
+def _hard_sigmoid(graph: Graph, gate: relax.Expr) -> relax.Expr | None:
+    """clip(x / 6 + 1/2, 0, 1) in place of clip(x + 3, 0, 6), which is six times that."""
+    clip = graph.producer(gate, "clip")
+    if clip is None or [float(a.value) for a in clip.args[1:]] != [0, 6]:
+        return None
+    add = graph.producer(clip.args[0], "add")
+    if add is None or graph.scalar(add.args[1]) != 3:
+        return None
+    dtype = str(gate.ty.dtype)
+    sixth = graph.emit(relax.op.multiply(add.args[0], relax.const(1 / 6, dtype)))
+    return graph.emit(relax.op.clip(graph.emit(relax.op.add(sixth, relax.const(0.5, dtype))), 0, 1))
 
 
 def _close(a: float, b: float) -> bool:

@@ -31,10 +31,8 @@ UNARY = (
     "tanh",
     "nn.gelu",
     "nn.gelu_tanh",
-    "nn.relu",
     "nn.silu",
     "nn.leakyrelu",
-    "clip",
 )
 NARY = (
     "add",
@@ -42,8 +40,6 @@ NARY = (
     "multiply",
     "divide",
     "power",
-    "maximum",
-    "minimum",
     "equal",
     "not_equal",
     "less",
@@ -61,41 +57,40 @@ COMMUTATIVE = ("relax.add", "relax.multiply")
 NEUTRAL = {"add": 0, "subtract": 0, "multiply": 1, "divide": 1, "logical_and": 1, "logical_or": 0}
 
 
-def _elementwise(graph: Graph, call: relax.Call, args: list[Any]) -> Value | None:
-    """The operator on narrow operands, through their view if they have one in common."""
-    name = call.op.name.removeprefix("relax.")
+def apply(graph: Graph, call: relax.Call, args: list[Any]) -> Tensor:
+    """The elementwise operator of ``call`` on the values ``args``, its operands in that order."""
     operands = [_shrunk(arg) if isinstance(arg, Static) else arg for arg in args]
-    tensors = [o for o in operands if isinstance(o, Tensor)]
     shape = shape_of(call)
-    kept = _kept(name, operands)
+    kept = _kept(call.op.name.removeprefix("relax."), operands)
     if kept is not None:
         return kept.widened(shape)
     if call.op.name in COMMUTATIVE and isinstance(operands[0], Static):
         operands.reverse()
+    tensors = [o for o in operands if isinstance(o, Tensor)]
+    view, operands = _on_base(tensors, operands) or (None, operands)
     if call.op.name == "relax.add" and _is_bias(graph, operands):
         operands[1] = graph.own(operands[1])
-    base = _common_base(tensors, operands)
-    if base is None:
-        exprs = [graph.read(o.narrow if isinstance(o, Tensor) else o) for o in operands]
-        return graph.tensor(_again(call, exprs)).widened(shape)
-    view = tensors[0].view
-    exprs = [
-        graph.read(Tensor(o.var, base) if isinstance(o, Tensor) else _on_base(o, view, base))
-        if isinstance(o, Tensor | Static)
-        else o
-        for o in operands
-    ]
-    var = graph.emit(_again(call, exprs))
-    return Tensor(var, rebased(view, base.shape)).widened(shape)
+    exprs = [graph.read(o.narrow if isinstance(o, Tensor) else o) for o in operands]
+    var = graph.emit(relax.Call(call.op, exprs, call.attrs, call.ty_args))
+    if view is None:
+        return Tensor.of(var).widened(shape)
+    return Tensor(var, rebased(view, shape_of(var))).widened(shape)
+
+
+def binary(graph: Graph, name: str, x: Tensor, y: Static) -> Tensor:
+    """``x`` with a known operand that broadcasts to it; ``name`` is "add", "multiply", ..."""
+    placeholders = [relax.Var("v", relax.TensorType(v.shape, x.dtype)) for v in (x, y)]
+    return apply(graph, graph.typed(getattr(relax.op, name)(*placeholders)), [x, y])
 
 
 def _is_bias(graph: Graph, operands: list[Any]) -> bool:
-    """Whether this adds a vector to the result of a linear layer."""
+    """Whether this adds a vector to the result of a linear layer or a convolution."""
     x, vector = operands
     if not isinstance(x, Tensor) or not isinstance(vector, Static) or len(vector.shape) != 1:
         return False
     product = graph.producer(x.var, "matmul")
-    return product is not None and graph.producer(product.args[1], "permute_dims") is not None
+    layer = product is not None and graph.producer(product.args[1], "permute_dims") is not None
+    return layer or graph.producer(x.var, "nn.conv2d") is not None
 
 
 def rebased(view: View, base: Shape) -> View:
@@ -103,37 +98,27 @@ def rebased(view: View, base: Shape) -> View:
     return View(base, view.atoms, view.order, view.shape)
 
 
-def _again(call: relax.Call, args: list[relax.Expr]) -> relax.Call:
-    return relax.Call(call.op, args, call.attrs, call.ty_args)
+def _on_base(tensors: list[Tensor], operands: list[Any]) -> tuple[View, list[Any]] | None:
+    """The operands as they meet the base of one of them, and the view that gives the result.
 
-
-def _common_base(tensors: list[Tensor], operands: list[Any]) -> View | None:
-    """How to read the bases of tensors that share one view, so that the operator can run there.
-
-    None if they share none, or if a known operand would have to be repeated there.
+    None if the operator is to run on the operands as they are read: no view is worth it, or a
+    known operand would have to be repeated on the base.
     """
     view = tensors[0].view
-    if view.trivial or any(
-        t.view.base != view.base or t.view.steps() != view.steps() for t in tensors
-    ):
+    base: View | None = View.of(view.base)
+    if not all(t.view.base == view.base and t.view.steps() == view.steps() for t in tensors):
+        wide = np.broadcast_shapes(*(t.view.shape for t in tensors))
+        found = next((t.view for t in tensors if t.view.shape == wide and t.view.turned), None)
+        if found is None:
+            return None
+        view, base = found, View.of(found.base)
+    elif view.trivial:
         return None
     statics = [o for o in operands if isinstance(o, Static) and o.array.size > 1]
-    if any(np.broadcast_shapes(s.shape, view.shape) != view.shape for s in statics):
-        return None
-    vectors = all(len(s.shape) == 1 for s in statics)
-    base = (view.trailing() if statics and vectors else None) or View.of(view.base)
-    grows = any(_on_base(s, view, base).array.size > s.array.size for s in statics)
-    return None if grows else base
-
-
-def _on_base(operand: Static, view: View, base: View) -> Static:
-    """A known operand as it meets the base instead of the view."""
-    if operand.array.size == 1:
-        return Static(operand.array.reshape(()), operand.name)
-    if len(operand.shape) == 1 and base.shape[-1] == operand.shape[0] and view.trailing():
-        return operand
-    array = view.inverse(np.broadcast_to(operand.array, view.shape)).reshape(base.shape)
-    return _shrunk(Static(array, operand.name))
+    if statics and all(len(s.shape) == 1 for s in statics):
+        base = view.trailing() or base
+    moved = [o.onto(view, base.shape) if isinstance(o, Tensor | Static) else o for o in operands]
+    return None if any(o is None for o in moved) else (view, moved)
 
 
 def _shrunk(value: Static) -> Static:
@@ -142,7 +127,9 @@ def _shrunk(value: Static) -> Static:
     The last axis stays, unless all numbers are the same one and it is no vector (a bias).
     """
     array = value.array
-    if array.ndim != 1 and array.size > 1 and (array == array.reshape(-1)[0]).all():
+    if value.is_vector:
+        return value
+    if array.size > 1 and (array == array.reshape(-1)[0]).all():
         array = array[(slice(0, 1),) * array.ndim]
     for axis in range(array.ndim - 1):
         first = np.take(array, [0], axis=axis)
@@ -177,11 +164,11 @@ def _all(value: Value, number: int) -> bool:
     A bias of zeros is part of a linear layer: a model without training must not look faster than
     the same model with it.
     """
-    if not isinstance(value, Static) or (value.array.ndim == 1 and value.array.size > 1):
+    if not isinstance(value, Static) or value.is_vector:
         return False
     return bool((value.array == number).all())
 
 
 RULES: Mapping[str, Callable[..., Value | None]] = {
-    f"relax.{name}": _elementwise for name in (*UNARY, *NARY)
+    f"relax.{name}": apply for name in (*UNARY, *NARY)
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 
 from passes.normalize.values import Array, Static, Tensor, Value
 from passes.normalize.views import Shape
@@ -21,6 +21,7 @@ class Graph:
 
     def __init__(self, builder: relax.BlockBuilder, reserved: Sequence[str]) -> None:
         self._builder = builder
+        self._kernels = dict(builder.get().functions_items())
         self._names = set(reserved)
         self._producers: dict[relax.Var, relax.Expr] = {}
         self._sources: dict[relax.Var, Tensor] = {}
@@ -35,6 +36,14 @@ class Graph:
         var = self._builder.emit(expr)
         self._producers[var] = self._builder.lookup_binding(var)
         return var
+
+    def typed(self, expr: relax.Expr) -> relax.Expr:
+        """An expression with its type, not bound to anything."""
+        return self._builder.normalize(expr)
+
+    def kernel(self, name: tvm.ir.GlobalVar) -> tirx.PrimFunc:
+        """A kernel that the imported module brought along."""
+        return self._kernels[name]
 
     def once(self, key: tuple[object, ...], make: Callable[[], relax.Expr]) -> relax.Var:
         """Emit what ``make`` gives, or return what an earlier call with this key emitted."""

@@ -10,7 +10,22 @@ import tvm
 from tvm import relax
 
 from passes.errors import PassError
-from passes.normalize import activation, attention, elementwise, indexing, linear, norm, shapes
+from passes.normalize import (
+    activation,
+    attention,
+    axes,
+    batch_norm,
+    clip,
+    conv,
+    elementwise,
+    indexing,
+    kernels,
+    linear,
+    norm,
+    pool,
+    reduce,
+    shapes,
+)
 from passes.normalize.fold import evaluate
 from passes.normalize.graph import Graph
 from passes.normalize.values import Static, Tensor, Value
@@ -21,14 +36,22 @@ RULES: Mapping[str, Rule] = {
     **shapes.RULES,
     **indexing.RULES,
     **elementwise.RULES,
+    **clip.RULES,
+    **kernels.RULES,
+    **axes.RULES,
+    **reduce.RULES,
     **linear.RULES,
+    **conv.RULES,
+    **pool.RULES,
     **norm.RULES,
+    **batch_norm.RULES,
     **attention.RULES,
 }
 """What each operator means; where a rule returns None the operator stays."""
 
 AFTER: Mapping[str, Callable[[Graph, Tensor], Tensor]] = {
     "relax.multiply": activation.recognise,
+    "relax.divide": activation.recognise,
     "relax.add": norm.recognise,
 }
 """Looked at once the operator is written: the last part of something decomposed."""

@@ -37,6 +37,7 @@ def linear(graph: Graph, x: Tensor, weight: Static, shape: tuple[int, ...]) -> T
         weight: [N, K].
         shape: of the result, [..., N].
     """
+    x, weight = _as_it_lies(x, weight)
     base = None if x.broadcast is not None else x.view.trailing()
     if base is None:
         x = Tensor.of(graph.read(x))
@@ -45,6 +46,17 @@ def linear(graph: Graph, x: Tensor, weight: Static, shape: tuple[int, ...]) -> T
     transposed = graph.emit(relax.op.permute_dims(var, [1, 0]))
     y = graph.tensor(relax.op.matmul(graph.read(Tensor(x.var, base)), transposed))
     return Tensor(y.var, x.view.with_last(y.view.base, shape[-1]))
+
+
+def _as_it_lies(x: Tensor, weight: Static) -> tuple[Tensor, Static]:
+    """Columns of the weight moved where that saves moving ``x``, such as a flattened image."""
+    found = None if x.broadcast is not None else x.view.sorted_last()
+    if found is None:
+        return x, weight
+    view, (split, order) = found
+    outputs = weight.shape[0]
+    columns = weight.array.reshape(outputs, *split).transpose(0, *(i + 1 for i in order))
+    return Tensor(x.var, view), Static(columns.reshape(outputs, -1), weight.name)
 
 
 def _matrix(array: Array) -> Array | None:

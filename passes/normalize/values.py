@@ -30,6 +30,22 @@ class Static:
     def dtype(self) -> str:
         return str(self.array.dtype)
 
+    def onto(self, view: View, base: Shape) -> Static | None:
+        """As ``Tensor.onto``; what varies along the last axis alone becomes a vector."""
+        if self.array.size == 1:
+            return Static(self.array.reshape(()), self.name)
+        steps = view.onto(self.shape, base)
+        if steps is None:
+            return None
+        array = self.array.reshape(steps[0]).transpose(steps[1]).reshape(steps[2])
+        return Static(array.reshape(-1) if array.size == array.shape[-1] else array, self.name)
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether it is a weight that varies along one axis alone, such as a bias."""
+        long = sum(n > 1 for n in self.shape)
+        return long == 1 and (self.array.ndim == 1 or self.name != "")
+
     @property
     def scalar(self) -> float | None:
         """The one number that the array holds, if it holds one."""
@@ -78,6 +94,13 @@ class Tensor:
         narrow = _narrow_shape(self.view.shape, self.broadcast, shape)
         view = None if narrow is None else self.view.reshape(narrow)
         return None if view is None else Tensor(self.var, view).widened(shape)
+
+    def onto(self, view: View, base: Shape) -> Tensor | None:
+        """What is broadcast against ``view`` as it meets ``base`` instead; see ``View.onto``."""
+        steps = view.onto(self.view.shape, base)
+        split = None if steps is None else self.narrow.reshape(steps[0])
+        moved = None if split is None or steps is None else split.permute(steps[1])
+        return None if moved is None or steps is None else moved.reshape(steps[2])
 
     def permute(self, axes: tuple[int, ...]) -> Tensor | None:
         if self.broadcast is None:

@@ -7,11 +7,9 @@ chain into one permutation of atoms, and equal chains into equal objects.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
-
-import numpy as np
-from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
 
@@ -43,6 +41,12 @@ class View:
     def trivial(self) -> bool:
         """Whether this is the base tensor itself."""
         return self.in_order and self.shape == self.base
+
+    @property
+    def turned(self) -> bool:
+        """Whether this is the base with its axes in another order, and nothing else."""
+        order = self.axis_order()
+        return order is not None and order != tuple(range(len(order)))
 
     @property
     def in_order(self) -> bool:
@@ -108,10 +112,22 @@ class View:
         first = tuple(prod(self.atoms[a] for a in runs[r]) for r in by_base)
         return first, tuple(by_base.index(r) for r in range(len(runs))), self.shape
 
-    def inverse(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
-        """The array of the base's shape of which this view is ``array``."""
-        permuted = array.reshape([self.atoms[i] for i in self.order])
-        return permuted.transpose(np.argsort(self.order)).reshape(self.base)
+    def sorted_last(self) -> tuple[View, tuple[Shape, tuple[int, ...]]] | None:
+        """This view with its last axis in the order in which the base has it.
+
+        What sums over the last axis may read it in any order: flattened images stay as they lie.
+
+        Returns:
+            The view, and how to bring an array's last axis there: its lengths once split, and the
+            order to permute them to. None if the order is right, or not all lies at the end.
+        """
+        last = self.groups()[-1] if self.shape else ()
+        lead = self.order[: len(self.order) - len(last)]
+        if list(last) == sorted(last) or set(lead) != set(range(len(lead))):
+            return None
+        order = tuple(sorted(range(len(last)), key=lambda i: last[i]))
+        split = tuple(self.atoms[a] for a in last)
+        return View(self.base, self.atoms, (*lead, *sorted(last)), self.shape), (split, order)
 
     def trailing(self) -> View | None:
         """The base reshaped so that its last axis is this view's; None if that is elsewhere.
@@ -135,6 +151,79 @@ class View:
             lead.append(prod(self.atoms[a] for a in group if a < first) if group else axis)
             missing //= lead[-1]
         return View.of(self.base).reshape((*lead, self.shape[-1]))
+
+    def axis_order(self) -> tuple[int, ...] | None:
+        """The axis of the base that each axis of the view is; None unless it only permutes axes."""
+        if len(self.shape) != len(self.base):
+            return None
+        free = list(range(len(self.base)))
+        groups = self.base_groups()
+        order: list[int] = []
+        for group in self.groups():
+            # axes of length 1 are made of nothing: any of them will do, so the first that is left
+            found = next((axis for axis in free if groups[axis] == group), None)
+            if found is None:
+                return None
+            order.append(found)
+            free.remove(found)
+        return tuple(order)
+
+    def onto(self, narrow: Shape, base: Shape) -> tuple[Shape, tuple[int, ...], Shape] | None:
+        """How what is broadcast against this view meets the base instead.
+
+        Args:
+            narrow: a shape that broadcasts to that of the view.
+            base: shape of the base, or another that divides between the same atoms.
+
+        Returns:
+            The operand reshaped, its axes permuted, and reshaped again broadcasts to ``base`` and
+            pairs the same numbers. None if it would have to be repeated for that.
+        """
+        if len(narrow) > len(self.shape):
+            return None
+        padded = (1,) * (len(self.shape) - len(narrow)) + narrow
+        split: list[int] = []
+        for length, axis, group in zip(padded, self.shape, self.groups(), strict=True):
+            if length not in (1, axis):
+                return None
+            split.extend(self.atoms[a] if length == axis else 1 for a in group)
+        axes = tuple(sorted(range(len(self.order)), key=lambda i: self.order[i]))
+        pairs = [(self.atoms[self.order[i]], split[i]) for i in axes]
+        merged: list[int] = []
+        for length in base:
+            full = part = 1
+            while full < length and pairs:
+                atom, kept = pairs.pop(0)
+                full, part = full * atom, part * kept
+            if full != length or part not in (1, length):
+                return None
+            merged.append(part)
+        return tuple(split), axes, tuple(merged)
+
+    def reduced(self, axes: Collection[int], keepdims: bool) -> tuple[tuple[int, ...], View] | None:
+        """A reduction over axes of the view as one over axes of the base.
+
+        Returns:
+            Those axes of the base, and the view of what is left of it that is the result. None
+            if an axis of the base would be reduced in part.
+        """
+        groups = self.groups()
+        gone = {atom for axis in axes for atom in groups[axis]}
+        found: list[int] = []
+        for axis, group in enumerate(self.base_groups()):
+            if group and set(group) <= gone:
+                found.append(axis)
+            elif set(group) & gone:
+                return None
+        kept = [a for a in range(len(self.atoms)) if a not in gone]
+        base = tuple(n for axis, n in enumerate(self.base) if axis not in found)
+        shape = tuple(
+            1 if axis in axes else n
+            for axis, n in enumerate(self.shape)
+            if keepdims or axis not in axes
+        )
+        order = tuple(kept.index(a) for a in self.order if a not in gone)
+        return tuple(found), View(base, tuple(self.atoms[a] for a in kept), order, shape)
 
     def with_last(self, base: Shape, length: int) -> View:
         """The same order of leading atoms on ``base``, whose last axis now has ``length``."""

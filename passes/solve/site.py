@@ -63,15 +63,21 @@ class SolvedHeads:
     out: Affine
 
 
-def solve_ffn(up: Affine, down: Affine, gram: Gram, keep: int) -> SolvedFFN:
-    """Keep ``keep`` neurons of an FFN; ``gram`` is that of the inputs of the second layer."""
-    return solve_ffn_widths(up, down, gram, [keep])[0]
+def solve_ffn(up: Affine, down: Affine, gram: Gram, keep: int, features: int = 1) -> SolvedFFN:
+    """Keep ``keep`` neurons of an FFN; ``gram`` is that of the inputs of the second layer.
+
+    With ``features`` above 1 that many adjacent inputs of the second layer are one neuron: of a
+    convolution, the taps of a channel.
+    """
+    return solve_ffn_widths(up, down, gram, [keep], features)[0]
 
 
-def solve_ffn_widths(up: Affine, down: Affine, gram: Gram, keeps: Sequence[int]) -> list[SolvedFFN]:
+def solve_ffn_widths(
+    up: Affine, down: Affine, gram: Gram, keeps: Sequence[int], features: int = 1
+) -> list[SolvedFFN]:
     """``solve_ffn`` for several widths at the price of the smallest."""
     solved = []
-    for mask, fitted in _structured(down, gram, keeps, group=1):
+    for mask, fitted in _structured(down, gram, keeps, group=features):
         solved.append(SolvedFFN(np.flatnonzero(mask), _rows_kept(up, mask), fitted))
     return solved
 

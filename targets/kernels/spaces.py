@@ -14,6 +14,8 @@ from targets.kernels import (
     attend_int8,
     attention,
     attention_int8,
+    conv,
+    conv_sparse,
     linear,
     linear_int8,
     linear_sparse,
@@ -24,6 +26,7 @@ from targets.kernels import (
     rows,
     softmax,
     tile,
+    tile_conv,
 )
 from targets.kernels.blocks import UnsuitedError, new_schedule, reason
 from targets.kernels.default import default_schedule
@@ -49,6 +52,12 @@ def int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
     """All register tiles worth trying for an int8 product."""
     for point in tile.tiles(func, target, int8=True):
         yield partial(tile.tile_product_int8, target=target, tile=point)
+
+
+def conv_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All register tiles worth trying for a float32 convolution."""
+    for point in tile_conv.conv_tiles(func, target):
+        yield partial(tile_conv.tile_conv, target=target, tile=point)
 
 
 def row_space(first: int, func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
@@ -80,6 +89,8 @@ _SPACES: dict[str, Space] = {
     linear_sparse.FAMILY_NAME: float_space,
     linear_int8.FAMILY_NAME: int8_space,
     linear_sparse_int8.FAMILY_NAME: int8_space,
+    conv.FAMILY_NAME: conv_space,
+    conv_sparse.FAMILY_NAME: conv_space,
     quantize.FAMILY_NAME: partial(row_space, 2),
     norm.FAMILY_NAME: partial(row_space, 4),
     softmax.FAMILY_NAME: partial(row_space, 1),

@@ -46,21 +46,24 @@ class Tile:
 
 
 def tiles(func: tirx.PrimFunc, target: Target, int8: bool) -> list[Tile]:
-    """The tiles worth trying, the one expected to be fastest first.
+    """The tiles worth trying, the one expected to be fastest first."""
+    sch = new_schedule(func)
+    nodes = flow(sch)
+    *_, rows, _, nb = (int(d) for d in written(sch, nodes[anchor_in(nodes)].block).shape)
+    pairs = 2 if int8 and not target.has_vnni else 1
+    options = row_options(max(1, rows - ROW_SLACK), -(-nb * pairs // target.lanes), target)
+    return [Tile(r) for r in options[:6]] + [Tile(r, rows_first=False) for r in options[:2]]
+
+
+def row_options(rows: int, columns: int, target: Target) -> list[int]:
+    """How many of ``rows`` rows a register tile of ``columns`` registers a row may have, best guess first.
 
     The rule counts the rows computed, surplus ones of the last tile included, and a quarter of a row
     for what every tile costs besides (loads of the weights, clearing, storing).
     """
-    sch = new_schedule(func)
-    nodes = flow(sch)
-    *_, rows, _, nb = (int(d) for d in written(sch, nodes[anchor_in(nodes)].block).shape)
-    rows = max(1, rows - ROW_SLACK)
-    pairs = 2 if int8 and not target.has_vnni else 1
-    columns = -(-nb * pairs // target.lanes)
     most = max(1, (target.registers - columns - 2) // columns)
     options = [r for r in ROW_OPTIONS if r <= min(most, rows)]
-    options.sort(key=lambda r: (-(-rows // r) * (r + 0.25), -r))
-    return [Tile(r) for r in options[:6]] + [Tile(r, rows_first=False) for r in options[:2]]
+    return sorted(options, key=lambda r: (-(-rows // r) * (r + 0.25), -r))
 
 
 def tile_product(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:

@@ -8,6 +8,8 @@ from tvm import s_tir, te, topi
 
 from targets.kernels.attention import attention
 from targets.kernels.attention_int8 import attention_int8
+from targets.kernels.conv import conv
+from targets.kernels.conv_sparse import conv_sparse
 from targets.kernels.epilogue import with_epilogue
 from targets.kernels.linear import dense
 from targets.kernels.linear_int8 import dense_int8
@@ -18,7 +20,10 @@ from targets.kernels.primfunc import dims, prim_func
 from targets.kernels.quantize import quantize_rows
 from targets.kernels.softmax import softmax
 from targets.kernels.spaces import DEFAULT, schedules, space_name
+from targets.kernels.window import Window
 from targets.target import KNOWN, find
+
+WINDOW = Window(8, 13, 6, (3, 3), padding=(1, 1, 1, 1))
 
 
 def kernels(nb):
@@ -29,6 +34,8 @@ def kernels(nb):
         "linear_int8": dense_int8(lead, 24, 50, nb),
         "linear_sparse": sparse(lead, 24, 50, nb, 6),
         "linear_sparse_int8": with_epilogue(sparse_int8(lead, 24, 50, nb, 3), residual=True),
+        "conv": with_epilogue(conv(2, WINDOW, 50, nb), bias=True, activation="silu"),
+        "conv_sparse": with_epilogue(conv_sparse(2, WINDOW, 50, nb, 7), residual=True),
         "quantize": quantize_rows(lead, 256),
         "layer_norm": layer_norm((*lead, 256), 1e-5),
         "softmax": softmax((*lead, 256)),

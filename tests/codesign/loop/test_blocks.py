@@ -77,8 +77,8 @@ def test_the_untouched_block_is_no_choice() -> None:
 
 def test_blocks_of_a_layer() -> None:
     attention, ffn = blocks_of(LAYERS[1])
-    assert (attention.prune, attention.units, attention.width) == ("heads", 4, 16)
-    assert (ffn.prune, ffn.units, ffn.width) == ("ffn", 128, 1)
+    assert (attention.prune, attention.units, attention.rows) == ("heads", 4, 16)
+    assert (ffn.prune, ffn.units, ffn.rows, ffn.features) == ("ffn", 128, 1, 1)
     assert attention == block_of(LAYERS[1].attention)
     assert [ffn.first.name, ffn.second.name] == ["layer1.ffn.up", "layer1.ffn.down"]
 

@@ -15,10 +15,11 @@ from codesign.loop.costs import KernelBook, block_kernels, layer_model, placehol
 from codesign.loop.layer_solver import rows_of
 from codesign.loop.offers import Offers, offers_for
 from codesign.loop.rewrite import rewrite_block
+from passes.find_sites import find_sites
 from passes.formats import DENSE
 from passes.int8 import Int8
 from passes.model import Model
-from passes.sites import Layer, Linear, find_sites
+from passes.sites import Layer, Linear
 from passes.sparse import Sparse
 from targets.target import KNOWN
 
@@ -54,9 +55,9 @@ def test_kernels_of_a_combination_are_those_really_lowered(
     model: Model, layer: Layer, index: int
 ) -> None:
     alone, book = layer_model(model, layer), KernelBook()
-    found = block_kernels(alone, index, OFFERS[index], TARGET, book)
+    block = blocks_of(layer)[index]
+    found = block_kernels(alone, block, OFFERS[index], TARGET, book)
     assert found.untouched == book.count(alone, TARGET)
-    block = blocks_of(find_sites(alone).layers[0])[index]
     combined = [
         d for d in OFFERS[index].decisions() if DENSE not in (d.first, d.second)
     ]  # neither was lowered with the other
@@ -72,7 +73,7 @@ def test_kernels_of_a_combination_are_those_really_lowered(
 def test_the_untouched_decision_changes_nothing(model: Model, layer: Layer) -> None:
     alone = layer_model(model, layer)
     offers = Offers((None,), (DENSE,), (DENSE,), ())
-    found = block_kernels(alone, 1, offers, TARGET, KernelBook())
+    found = block_kernels(alone, blocks_of(layer)[1], offers, TARGET, KernelBook())
     assert not any(found.of(Decision()).values())
 
 
@@ -87,7 +88,8 @@ def test_a_layer_alone_has_the_kernels_that_it_adds_to_the_model(
 
 
 def test_int8_and_pruning_lead_to_kernels_of_their_own(model: Model, layer: Layer) -> None:
-    found = block_kernels(layer_model(model, layer), 1, OFFERS[1], TARGET, KernelBook())
+    ffn = blocks_of(layer)[1]
+    found = block_kernels(layer_model(model, layer), ffn, OFFERS[1], TARGET, KernelBook())
     narrow, int8 = found.of(Decision(64)), found.of(Decision(first=Int8(1.0, 32)))
     assert {n for n in narrow.values() if n} == {1, -1}
     assert sum(narrow.values()) == 0  # other kernels, as many as before

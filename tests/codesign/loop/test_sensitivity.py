@@ -17,9 +17,10 @@ from codesign.loop.solver import solve_layer
 from codesign.records import Records
 from codesign.records.entries import SensitivityKey
 from codesign.simulate import Simulator
+from passes.find_sites import find_sites
 from passes.formats import DENSE
 from passes.int8 import Int8
-from passes.sites import Layer, find_sites
+from passes.sites import Layer
 from passes.sparse import Sparse
 from targets.target import host
 

@@ -1,0 +1,63 @@
+"""Balanced vector-sparse float32 convolutions.
+
+Every block of ``nb`` outputs keeps the same number of its (channel, row, column) inputs. A list says
+how far each lies from the first number of a window, so that taps, channels or both may be missing:
+pattern pruning, connectivity pruning (PatDNN, Niu et al. 2020) and any mixture are one kernel.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import te, tirx
+
+from targets.kernels.conv import accumulator_shape, by_position, outputs
+from targets.kernels.linear_sparse import pack_sparse
+from targets.kernels.primfunc import axis, dims, family, prim_func
+from targets.kernels.strip import reads_whole_strips, source, tap_offsets
+from targets.kernels.window import Window
+
+FAMILY_NAME = "conv_sparse"
+
+
+def conv_sparse(batch: int, window: Window, n: int, nb: int, kept: int) -> tirx.PrimFunc:
+    """PrimFunc of a convolution that reads ``kept`` numbers of each window for each output block.
+
+    ``(x f32[batch,H,W,C], values f32[ceil(n/nb),kept,nb], index i32[ceil(n/nb),kept])
+    -> y f32[batch,Ho,Wo,n]``
+    """
+    blocks = -(-n // nb)
+    x = te.placeholder(dims(batch, window.height, window.width, window.channels), name="x")
+    values = te.placeholder(dims(blocks, kept, nb), name="values")
+    index = te.placeholder(dims(blocks, kept), "int32", name="index")
+    read = source(x, window)
+    k = axis(kept, "k")
+    acc = te.compute(
+        accumulator_shape(batch, window, n, nb),
+        lambda b, row, column, o, j: te.sum(
+            read.at(b, row, column, index[o, k].astype("int64")) * values[o, k, j], axis=k
+        ),
+        name="conv",
+        attrs=family(FAMILY_NAME),
+    )
+    func = prim_func([x, values, index, outputs(acc, batch, window, n)])
+    return reads_whole_strips(func) if read.rows else func
+
+
+def pack_conv_sparse(
+    weight: NDArray[np.float32], mask: NDArray[np.bool_], window: Window, nb: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """(values, index) of an OIHW weight that is zero outside ``mask``.
+
+    Args:
+        weight: float32 [O, C, kh, kw].
+        mask: bool [ceil(O/nb), C * kh * kw], the kept inputs in the order of OIHW.
+
+    Returns:
+        values float32 [ceil(O/nb), kept, nb], index int32 [ceil(O/nb), kept]: offsets in a strip.
+
+    Raises TargetError if the blocks do not keep the same number.
+    """
+    walked = by_position(mask.reshape(len(mask), *weight.shape[1:]))
+    values, position = pack_sparse(by_position(weight), walked, nb)
+    return values, tap_offsets(window).reshape(-1)[position]

@@ -1,0 +1,149 @@
+"""Where a convolution reads: padded strips of the image, or the image itself.
+
+The image is never padded as a whole. A *strip* is the input rows, zeros included, that a few rows of
+outputs need; it is made in a buffer that stays in the cache while all outputs of the strip are
+computed. It is flat, (rows * columns * channels), so that one number addresses a tap of any window
+and two neighbouring windows lie a constant apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import tvm
+import tvm_ffi
+from numpy.typing import NDArray
+from tvm import s_tir, te, tirx
+
+from targets.kernels.linear import ROW_SLACK
+from targets.kernels.primfunc import FAMILY, dims, f32
+from targets.kernels.window import Window
+
+STRIP_BYTES = 1 << 18
+"""Bytes of a strip that leave room for weights in the second-level cache of any core we know."""
+
+STRIP_COLUMNS = "codesign.strip_columns"
+"""Annotation on the block that makes strips: columns of a row."""
+
+
+def strip_rows(window: Window) -> int:
+    """Output rows of a strip: as many as keep it within STRIP_BYTES, dividing all rows evenly.
+
+    At least so many that less than half of what is copied belongs to the next strip as well.
+    """
+    row_bytes = 4 * pitch(window)
+    divisors = [d for d in range(1, window.out_height + 1) if window.out_height % d == 0]
+    overlap = max(0, window.span[0] - window.strides[0])
+    useful = [d for d in divisors if d * window.strides[0] >= overlap] or divisors[-1:]
+    fitting = [d for d in useful if rows_in(window, d) * row_bytes <= STRIP_BYTES]
+    return fitting[-1] if fitting else useful[0]
+
+
+def columns(window: Window) -> int:
+    """Columns of a strip: those that some window sees."""
+    return (window.out_width - 1) * window.strides[1] + window.span[1]
+
+
+def rows_in(window: Window, out_rows: int) -> int:
+    """Input rows that ``out_rows`` rows of outputs see."""
+    return (out_rows - 1) * window.strides[0] + window.span[0]
+
+
+def pitch(window: Window) -> int:
+    """Numbers from one row of a strip to the next."""
+    return columns(window) * window.channels
+
+
+def column_slack(window: Window) -> int:
+    """Columns of accumulators beyond the real ones: a register tile may overhang the end by so many."""
+    return min(ROW_SLACK, window.out_width - 1)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a convolution reads: strips, or the image itself where windows are single positions.
+
+    Attributes:
+        tensor: strips [batch, strips, flat], or the image [batch, height, width, channels].
+        window: the geometry.
+        rows: output rows of a strip; 0 for the image.
+    """
+
+    tensor: te.Tensor
+    window: Window
+    rows: int
+
+    def at(self, image: tirx.Expr, row: tirx.Expr, column: tirx.Expr, tap: tirx.Expr) -> tirx.Expr:
+        """The number at ``tap`` (see ``tap_offsets``) of the window at output (row, column)."""
+        w = self.window
+        down, across = w.strides
+        if not self.rows:
+            last = tirx.IntImm("int64", w.out_width - 1)
+            return self.tensor[image, row * down, tirx.min(column, last) * across, tap]
+        corner = row % self.rows * (down * pitch(w)) + column * (across * w.channels)
+        return self.tensor[image, row // self.rows, corner + tap]
+
+
+def source(x: te.Tensor, window: Window) -> Source:
+    """What the convolution of ``x`` f32[N,H,W,C] reads.
+
+    A strip has one row of zeros more than its windows see: surplus columns of the last register tile
+    of a row read on into the next row, and those of the last row into that one.
+    """
+    w = window
+    if w.taps == 1 and not w.padded:
+        return Source(x, w, 0)
+    rows = strip_rows(w)
+    wide, deep = columns(w), rows_in(w, rows)
+    top, left, *_ = w.padding
+
+    def padded(n: tirx.Expr, strip: tirx.Expr, flat: tirx.Expr) -> tirx.Expr:
+        own = flat // pitch(w)
+        column, channel = flat // w.channels % wide - left, flat % w.channels
+        row = strip * (rows * w.strides[0]) + own - top
+        inside = (own < deep, row >= 0, row < w.height, column >= 0, column < w.width)
+        return tirx.if_then_else(tirx.all(*inside), x[n, row, column, channel], f32(0))
+
+    shape = dims(int(x.shape[0]), w.out_height // rows, (deep + 1) * pitch(w))
+    return Source(te.compute(shape, padded, name="strip", attrs={STRIP_COLUMNS: wide}), w, rows)
+
+
+def reads_whole_strips(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Say of the product in ``func`` that it reads any part of its strip.
+
+    TVM needs a bound to make strips where they are used, and finds none for an address out of a list.
+    """
+
+    strips = func.body.block.alloc_buffers[0]
+
+    def widened(read: tvm.ir.TensorRegion) -> tvm.ir.TensorRegion:
+        if not read.source.same_as(strips):
+            return read
+        image, strip, _ = (r.min for r in read.region)
+        return strips[image, strip, 0 : strips.shape[2]]
+
+    def visit(block: s_tir.SBlock) -> s_tir.SBlock:
+        if FAMILY not in block.annotations:
+            return block
+        return s_tir.SBlock(
+            block.iter_vars,
+            [widened(read) for read in block.reads],
+            block.writes,
+            block.name_hint,
+            block.body,
+            block.init,
+            block.alloc_buffers,
+            block.match_buffers,
+            block.annotations,
+        )
+
+    body = tvm_ffi.structural_map(func.body, [(s_tir.SBlock, visit)])
+    return func.with_body(body)
+
+
+def tap_offsets(window: Window) -> NDArray[np.int32]:
+    """int32 [kh, kw, C]: how far from the first number of a window each of its taps lies in a strip."""
+    (kh, kw), (dh, dw) = window.kernel, window.dilation
+    r, s, c = np.ogrid[:kh, :kw, : window.channels]
+    return (r * dh * pitch(window) + s * dw * window.channels + c).astype(np.int32)

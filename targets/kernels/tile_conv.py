@@ -1,0 +1,120 @@
+"""The tuning space of convolutions: the register tile of linear layers, within strips of the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+
+from tvm import s_tir, tirx
+
+from targets.kernels.blocks import (
+    Block,
+    Loop,
+    Node,
+    UnsuitedError,
+    bring,
+    decide,
+    extent,
+    flow,
+    inline_single_use,
+    new_schedule,
+    vectorize_last,
+    written,
+)
+from targets.kernels.strip import STRIP_COLUMNS
+from targets.kernels.tile import ROW_OPTIONS, clear_accumulators, row_options
+from targets.target import Target
+
+
+@dataclass(frozen=True)
+class ConvTile:
+    """One point of the space.
+
+    Attributes:
+        columns: output columns of the register tile.
+        rows_first: walk all rows of a strip for one block of weights (True), or all blocks for one
+            register tile of windows.
+    """
+
+    columns: int
+    rows_first: bool = True
+
+
+def conv_tiles(func: tirx.PrimFunc, target: Target) -> list[ConvTile]:
+    """The tiles worth trying, the one expected to be fastest first."""
+    sch = new_schedule(func)
+    _, anchor, rest = parts(sch)
+    nb = int(written(sch, anchor.block).shape[-1])
+    columns = int(written(sch, rest[-1].block).shape[2])
+    options = row_options(columns, -(-nb // target.lanes), target)
+    few = [ConvTile(c, rows_first=False) for c in options[:2]]
+    return [ConvTile(c) for c in options[:6]] + few
+
+
+def parts(sch: s_tir.Schedule) -> tuple[Node | None, Node, list[Node]]:
+    """(what makes the strips if anything does, the product, the elementwise work behind it)."""
+    nodes = flow(sch)
+    strips = None if nodes[0].family else nodes.pop(0)
+    anchor, *rest = nodes
+    suited = anchor.family and rest and rest[-1].output and rest[-1].rank == 4
+    if not suited or any(node.reduces for node in rest):
+        raise UnsuitedError("not a convolution followed by elementwise work")
+    return strips, anchor, rest
+
+
+def tile_conv(sch: s_tir.Schedule, target: Target, tile: ConvTile) -> None:
+    """Schedule a fused float32 convolution, dense or sparse.
+
+    Threads share the strips if they divide them evenly. Otherwise all strips are made first, and the
+    threads share the work on them.
+    """
+    strips, anchor, rest = parts(sch)
+    last = rest[-1].block
+    nb = int(written(sch, anchor.block).shape[-1])
+    count = int(written(sch, strips.block).shape[1]) if strips else 1
+    staged = inline_single_use(sch, rest[:-1])
+    image, row, column, j = sch.get_loops(last)
+    vector = gcd(extent(sch, j), nb)
+    strip, row = sch.split(row, [count, None])
+    co, ci = sch.split(column, [None, decide(sch, ROW_OPTIONS, tile.columns)])
+    jo, ji = sch.split(j, [None, nb])
+    around = [jo, row, co] if tile.rows_first else [row, co, jo]
+    sch.reorder(image, strip, *around, ci, ji)
+    home, inside = strip, around[-1]
+    if target.threads > 1 and extent(sch, image) * count % target.threads == 0:
+        home = sch.fuse(image, strip)
+        sch.parallel(home)
+    elif target.threads > 1:
+        inside = sch.fuse(image, strip, *around)
+        sch.parallel(inside)
+    for node in reversed(staged):
+        bring(sch, node.block, ci)
+        vectorize_last(sch, node.block, vector)
+    sch.unroll(ci)
+    vectorize_last(sch, last, vector)
+    (*_, c, o, j), reduction = bring(sch, anchor.block, inside)
+    sch.reorder(o, *reduction, c, j)
+    sch.unroll(c)
+    sch.vectorize(j)
+    clear_accumulators(sch, anchor.block, reduction[0])
+    if strips and (target.threads == 1 or home is not strip):
+        sch.compute_at(strips.block, home, preserve_unit_loops=True)
+        fill_strips(sch, strips.block, target)
+    elif strips:
+        sch.parallel(fill_strips(sch, strips.block, target))
+
+
+def fill_strips(sch: s_tir.Schedule, strips: Block, target: Target) -> Loop:
+    """Schedule the copy of the image into strips; return the loop over rows, outer ones included.
+
+    Channels are copied by whole vectors where they fill one; the rest is left to LLVM.
+    """
+    channels = int(sch.get(strips).reads[0].source.shape[3])
+    wide = int(sch.get(strips).annotations[STRIP_COLUMNS])
+    *outer, flat = sch.get_loops(strips)[-3:]
+    position, channel = sch.split(flat, [None, channels])
+    row, _ = sch.split(position, [None, wide])
+    lanes = gcd(channels, target.lanes)
+    if lanes > 2:
+        sch.vectorize(sch.split(channel, [None, lanes])[1])
+    return sch.fuse(*outer, row)
