@@ -12,7 +12,7 @@ instead of dropping that of ToMe (Bolya et al., 2023).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ import numpy as np
 from tvm import relax
 
 from passes.errors import PassError
-from passes.model import Model
+from passes.model import Model, TensorSpec
 from passes.patterns import shape_of
 from passes.report import Change, Refusal, Report
 from passes.rewrite import Rewriting, rewrite
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from targets.target import Target
 
 NAME = "tokens"
+
+BIAS = "tokens.bias"
+"""Name of the input that `with_bias` adds."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,34 @@ def keep_tokens(
     written = rewrite(model, model.weights, edit, name=NAME)
     changes = (Change(x.name, NAME, f"{n} of {lengths[0]} tokens") for x, n in steps.items())
     return written, Report(NAME, tuple(changes))
+
+
+def with_bias(model: Model, layers: Sequence[Layer]) -> tuple[Model, str]:
+    """The model whose attention reads a bias from a variable, and that variable's name.
+
+    Where there is none it is a new last input `BIAS`, float32 [batch, 1, 1, tokens]: of zeros, it
+    changes nothing, and a very low number hides a token.
+
+    Raises:
+        PassError: as `find_region`.
+    """
+    region = find_region(model, layers)
+    if region.bias is not None:
+        return model, region.bias.name
+    batch, seq, _ = shape_of(region.start)
+    zeros = np.zeros((batch, 1, 1, seq), np.float32)
+
+    def edit(graph: Rewriting, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+        if var not in region.inside:
+            return None
+        return _attention(graph, value, graph.weight(BIAS))
+
+    written = rewrite(model, {BIAS: zeros, **model.weights}, edit, name=NAME)
+    # the parameters of weights follow those of inputs, so the first of them becomes the last input
+    spec = TensorSpec(BIAS, zeros.shape, "float32")
+    weights = {n: w for n, w in written.weights.items() if n != BIAS}
+    inputs = (*model.inputs, spec)
+    return replace(written, weights=weights, inputs=inputs).check(NAME), BIAS
 
 
 def choices(
@@ -145,11 +176,7 @@ class _TokensEdit:
         if (call := graph.call(value, "reshape")) is not None:
             x = graph.new(call.args[0])
             return relax.op.reshape(x, [*shape_of(x)[:2], *shape_of(value)[2:]])
-        for op in ATTENTION:
-            if (call := graph.call(value, op.removeprefix("relax."))) is not None:
-                q, k, v = (graph.new(a) for a in call.args[:3])
-                return relax.op.nn.attention(q, k, v, self._short.bias, scale=call.attrs.scale)
-        return None
+        return _attention(graph, value, self._short.bias)
 
     def _merged(self, graph: Rewriting, old: relax.Var, length: int) -> relax.Var:
         x = graph.new(old)
@@ -181,6 +208,15 @@ class _TokensEdit:
     def _given_back(self, graph: Rewriting, short: relax.Var, old: relax.Var) -> relax.Var:
         assert self._short is not None
         return graph.emit(_gather(graph, short, self._short.place), f"{old.name}_all")
+
+
+def _attention(graph: Rewriting, value: relax.Expr, bias: relax.Expr) -> relax.Expr | None:
+    """An attention with this bias in place of its own; None if ``value`` is anything else."""
+    for op in ATTENTION:
+        if (call := graph.call(value, op.removeprefix("relax."))) is not None:
+            q, k, v = (graph.new(a) for a in call.args[:3])
+            return relax.op.nn.attention(q, k, v, bias, scale=call.attrs.scale)
+    return None
 
 
 def _gather(graph: Rewriting, x: relax.Expr, index: relax.Expr) -> relax.Call:

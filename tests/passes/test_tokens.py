@@ -11,11 +11,11 @@ from codesign.pipeline import compile_model
 from passes.combine_qkv import combine_qkv
 from passes.errors import PassError
 from passes.ffn import prune_ffn
+from passes.find_sites import find_sites
 from passes.heads import prune_heads
 from passes.int8_attention import quantize_attention
 from passes.layers import drop_layers
 from passes.normalize import normalize
-from passes.sites import find_sites
 from passes.tokens import TokensConfig, choices, keep_tokens
 from targets.kernels.merge_tokens import merge_reference
 from targets.target import find
@@ -75,7 +75,7 @@ def test_sites_stay(encoder, execute):
     """The passes that follow work on the shorter sequence, and a layer may still be dropped."""
     net = encoder(**ODD)
     model = keep(net, layer1=8)
-    sites = find_sites(model, like=net.sites)
+    sites = find_sites(model)
     assert [x.name for x in sites.layers] == [x.name for x in net.sites.layers]
     assert [x.ffn.up.rows for x in sites.layers] == [38, 16, 16, 16]
     assert [x.output for x in sites.layers] == [x.output for x in net.sites.layers]
