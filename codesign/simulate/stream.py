@@ -116,7 +116,7 @@ class RowMask:
         flat = (leader + leader.shape[1] * np.arange(len(leader))[:, None]).ravel()
         counts = self._mask(number, None)
         who = np.arange(flat.size) if counts is None else np.flatnonzero(counts)
-        stay = np.flatnonzero(self._mask(number, left))
+        stay = np.flatnonzero(left if counts is None else left & counts)
         share = (flat[who] == stay[:, None]).astype(np.float32)
         return (share / share.sum(axis=1, keepdims=True)) @ rows
 
