@@ -13,7 +13,7 @@ from codesign.simulate.instrument import as_model
 from codesign.simulate.programs import Programs
 from codesign.simulate.segments import cut
 from codesign.simulate.stages import Stage, staged
-from codesign.simulate.stream import Environment, Variant
+from codesign.simulate.stream import LEADER, SIZE, Environment, Variant
 from passes.errors import PassError
 from passes.formats import EXACT
 from passes.lower import PACKED
@@ -43,6 +43,7 @@ class SegmentPrograms:
         self.staged = tuple(staged(self._flow, s) for s in self.segments)
         self.outputs = self._flow.outputs
         self._carried = {c for s in self.segments for c in s.part.context} | set(self.outputs)
+        self._carried |= {LEADER, SIZE}
         self._representative = self._classes()
         models: dict[str, Model] = {}
         for index in sorted(set(self._representative)):
