@@ -99,8 +99,13 @@ class Writer(Protocol):
     def emit(self, expr: relax.Expr, name: str = "") -> relax.Var:
         """Bind an expression to a variable."""
 
-    def seen(self, x: relax.Expr, how: Seen) -> Sequence[relax.Var]:
-        """What kernels see of ``x``, made once however many layers read it."""
+    def seen(
+        self, x: relax.Expr, how: Seen, weights: Sequence[relax.Var] = ()
+    ) -> Sequence[relax.Var]:
+        """What kernels see of ``x``, made once however many layers read it.
+
+        ``weights`` are what it is made with: of codes of a fixed scale, 1 / scale and the zero point.
+        """
 
 
 @dataclass(frozen=True)

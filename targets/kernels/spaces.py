@@ -17,16 +17,19 @@ from targets.kernels import (
     conv,
     conv_sparse,
     linear,
+    linear_bf16,
     linear_int8,
     linear_sparse,
     linear_sparse_int8,
     linear_weight_only,
+    merge_tokens,
     norm,
     quantize,
     rows,
     softmax,
     stream,
     tile,
+    tile_amx,
     tile_conv,
 )
 from targets.kernels.blocks import UnsuitedError, new_schedule, reason
@@ -49,8 +52,23 @@ def float_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
         yield partial(tile.tile_product, target=target, tile=point)
 
 
+def amx_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All tiles of AMX worth trying for a dense product of groups of four bytes."""
+    for point in tile_amx.amx_tiles(func, target):
+        yield partial(tile_amx.tile_product_amx, target=target, tile=point)
+
+
+def bf16_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All register tiles worth trying for a bfloat16 product, those of AMX first."""
+    yield from amx_space(func, target)
+    for point in tile.tiles(func, target, int8=False):
+        yield partial(tile.tile_product_bf16, target=target, tile=point)
+
+
 def int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
-    """All register tiles worth trying for an int8 product."""
+    """All register tiles worth trying for an int8 product, those of AMX first."""
+    if space_name(func) == linear_int8.FAMILY_NAME:
+        yield from amx_space(func, target)
     for point in tile.tiles(func, target, int8=True):
         yield partial(tile.tile_product_int8, target=target, tile=point)
 
@@ -86,9 +104,15 @@ def attention_int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]
         yield partial(attend_int8.schedule_attention_int8, target=target, point=point)
 
 
+def written_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """The one schedule of a kernel whose loops were written by hand."""
+    yield lambda sch: None
+
+
 _SPACES: dict[str, Space] = {
     linear.FAMILY_NAME: float_space,
     linear_sparse.FAMILY_NAME: float_space,
+    linear_bf16.FAMILY_NAME: bf16_space,
     linear_int8.FAMILY_NAME: int8_space,
     linear_sparse_int8.FAMILY_NAME: int8_space,
     linear_weight_only.FAMILY_NAME: stream_space,
@@ -99,6 +123,7 @@ _SPACES: dict[str, Space] = {
     softmax.FAMILY_NAME: partial(row_space, 1),
     attention.FAMILY_NAME: attention_space,
     attention_int8.FAMILY_NAME: attention_int8_space,
+    merge_tokens.FAMILY_NAME: written_space,
 }
 
 

@@ -64,7 +64,7 @@ def stream_product(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
     nodes = flow(sch)
     parts = anchor_in(nodes)
     part, *total = (node.block for node in nodes[:parts])
-    anchor, inside = open_tile(sch, target, tile, parts)
+    anchor, inside = open_tile(sch, target, tile, parts=parts)
     (*_, r, o, j), (g,) = bring(sch, anchor, inside)
     sch.reorder(g, r, o, j)
     sch.unroll(r)

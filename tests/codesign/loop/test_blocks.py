@@ -16,6 +16,7 @@ from codesign.loop.blocks import (
 )
 from passes.formats import DENSE
 from passes.int8 import Int8
+from passes.int8_static import Int8Static
 from passes.sites import FFN, Attention, Layer, Linear, Sites
 from passes.sparse import Sparse
 from targets.target import KNOWN
@@ -47,6 +48,7 @@ block = st.just(TARGET.block)
 formats = (
     st.just(DENSE)
     | st.builds(Int8, density=st.sampled_from([1.0, 0.75, 0.5, 0.25]), block=block)
+    | st.builds(Int8Static, density=st.sampled_from([1.0, 0.5]), block=block)
     | st.builds(Sparse, density=st.sampled_from([0.75, 0.5, 0.25]), block=block)
 )
 decisions = st.builds(Decision, keep=st.none() | st.integers(1, 3), first=formats, second=formats)
