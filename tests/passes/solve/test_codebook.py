@@ -94,6 +94,12 @@ def test_feedback_pays_on_correlated_inputs():
     assert squared_error(got - W, xx).sum() < 0.5 * squared_error(plain - W, xx).sum()
 
 
+def test_without_a_gram_the_nearest_values_are_taken():
+    W, _ = problem(8, 10, 40)
+    values = codebook(W, np.ones(40), 16)
+    np.testing.assert_array_equal(cluster(W, None, 16), nearest(W, values))
+
+
 def test_more_values_lose_less_and_so_do_more_codebooks():
     W, xx = problem(5, 32, 60)
     W *= np.exp(np.random.default_rng(5).standard_normal((32, 1)))
