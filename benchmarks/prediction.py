@@ -64,7 +64,7 @@ def random_model(prepared: Prepared, space: Space, target: Target, rng: random.R
                 rng.choice(offers.keeps),
                 rng.choice(offers.first),
                 rng.choice(offers.second),
-                rng.choice(offers.int8_core),
+                rng.choice(offers.core),
             )
             model = with_decision(model, block, choice, target)
     return drop_layers(model, gone)[0] if gone else model

@@ -11,7 +11,7 @@ required:
     search_quality = "retrieval.py:dev"  # steers the search, on other data; default: quality
     calibration = "retrieval.py:batches" # () -> iterable of input dicts; never held-out data
     passes = ["ffn", "heads", "layers", "bf16", "int8", "int8_static", "int8_attention",
-              "sparse", "pattern", "low_rank", "tucker", "weight_only"]
+              "approximate", "sparse", "pattern", "low_rank", "tucker", "weight_only"]
     output = "runs/minilm"
     records = "runs/records.sqlite"      # default: beside the output folder, for runs to share
     trials = 16                          # tuning trials for each new kernel
@@ -62,6 +62,7 @@ PASSES = (
     "int8",
     "int8_static",
     "int8_attention",
+    "approximate",
     "sparse",
     "pattern",
     "low_rank",

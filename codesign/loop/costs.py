@@ -29,7 +29,7 @@ from targets.target import Target
 Counts = Mapping[str, int]
 """Kernel hash -> calls; differences may be negative."""
 
-_Counts = dict[tuple[int | None, Format | bool], Counter[str]]
+_Counts = dict[tuple[int | None, Format | str], Counter[str]]
 """By units kept and what one part is."""
 
 
@@ -64,7 +64,7 @@ class BlockKernels:
         for part, sign in (
             (self.first[decision.keep, decision.first], 1),
             (self.second[decision.keep, decision.second], 1),
-            (self.core[decision.keep, decision.int8_core], 1),
+            (self.core[decision.keep, decision.core], 1),
             (base, -2),
             (self.untouched, -1),
         ):
@@ -100,12 +100,12 @@ def block_kernels(
             if keep is None
             else book.count(with_decision(alone, block, Decision(keep), target), target)
         )
-        parts: list[tuple[_Counts, Format | bool, Decision]] = []
+        parts: list[tuple[_Counts, Format | str, Decision]] = []
         parts += [(first, f, Decision(keep, first=f)) for f in offers.first]
         parts += [(second, f, Decision(keep, second=f)) for f in offers.second]
-        parts += [(core, c, Decision(keep, int8_core=c)) for c in offers.int8_core]
+        parts += [(core, c, Decision(keep, core=c)) for c in offers.core]
         for found, part, decision in parts:
-            plain = part in (DENSE, False)
+            plain = part in (DENSE, "")
             found[keep, part] = (
                 kept[keep]
                 if plain
@@ -123,7 +123,7 @@ def with_decision(model: Model, block: Block, decision: Decision, target: Target
     if block.second is not None:
         shape = block.second.out_features, len(rows.second)
         second = placeholder(block.second, decision.second, *shape)
-    return rewrite_block(model, block, units, first, second, target, decision.int8_core)
+    return rewrite_block(model, block, units, first, second, target, decision.core)
 
 
 def placeholder(linear: Linear, form: Format, rows: int, columns: int) -> Solved:

@@ -132,8 +132,8 @@ class View:
     def trailing(self) -> View | None:
         """The base reshaped so that its last axis is this view's; None if that is elsewhere.
 
-        The leading axes of the base keep their order: what a product over the last axis may read
-        instead of the view.
+        The leading axes of the base keep their order, and one is always there: what a product over
+        the last axis may read instead of the view.
         """
         if not self.shape:
             return None
@@ -150,7 +150,7 @@ class View:
                 break
             lead.append(prod(self.atoms[a] for a in group if a < first) if group else axis)
             missing //= lead[-1]
-        return View.of(self.base).reshape((*lead, self.shape[-1]))
+        return View.of(self.base).reshape((*(lead or [1]), self.shape[-1]))
 
     def axis_order(self) -> tuple[int, ...] | None:
         """The axis of the base that each axis of the view is; None unless it only permutes axes."""

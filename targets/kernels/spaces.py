@@ -22,6 +22,7 @@ from targets.kernels import (
     linear_sparse,
     linear_sparse_int8,
     linear_weight_only,
+    merge_tokens,
     norm,
     quantize,
     rows,
@@ -103,6 +104,11 @@ def attention_int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]
         yield partial(attend_int8.schedule_attention_int8, target=target, point=point)
 
 
+def written_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """The one schedule of a kernel whose loops were written by hand."""
+    yield lambda sch: None
+
+
 _SPACES: dict[str, Space] = {
     linear.FAMILY_NAME: float_space,
     linear_sparse.FAMILY_NAME: float_space,
@@ -117,6 +123,7 @@ _SPACES: dict[str, Space] = {
     softmax.FAMILY_NAME: partial(row_space, 1),
     attention.FAMILY_NAME: attention_space,
     attention_int8.FAMILY_NAME: attention_int8_space,
+    merge_tokens.FAMILY_NAME: written_space,
 }
 
 

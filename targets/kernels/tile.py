@@ -28,6 +28,7 @@ from targets.kernels.blocks import (
 )
 from targets.kernels.intrin import dot_name, madd_name
 from targets.kernels.intrin_bf16 import DOT2_CODE, IMPORT, dot2_name
+from targets.kernels.intrin_load import load_name
 from targets.kernels.linear import ROW_SLACK, row_position
 from targets.target import Target
 
@@ -73,12 +74,32 @@ def row_options(rows: int, columns: int, target: Target) -> list[int]:
 
 def tile_product(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
     """Schedule a fused float32 matrix product, dense or sparse."""
-    anchor, inside = open_tile(sch, target, tile)
-    (*_, r, o, j), (k,) = bring(sch, anchor, inside)
-    sch.reorder(o, k, r, j)
+    multiply_in_tile(sch, *open_tile(sch, target, tile))
+
+
+def multiply_in_tile(sch: s_tir.Schedule, anchor: Block, inside: Loop) -> None:
+    """Bring a float32 product under the loop ``inside`` over tiles, its accumulators into registers."""
+    (*_, r, o, j), reduction = bring(sch, anchor, inside)
+    sch.reorder(o, *reduction, r, j)
     sch.unroll(r)
     sch.vectorize(j)
-    clear_accumulators(sch, anchor, k)
+    clear_accumulators(sch, anchor, reduction[0])
+    load_ahead(sch, anchor, reduction[-1])
+
+
+def load_ahead(sch: s_tir.Schedule, anchor: Block, step: Loop) -> None:
+    """Load the weights of one ``step`` of the product into registers, and prefetch later ones."""
+    block = sch.get(anchor)
+    width = int(written(sch, anchor).shape[-1])
+    output = next(a.var for a in reversed(block.iter_vars) if a.iter_type == tirx.IterVar.DataPar)
+    load = load_name(width)
+    for position, read in enumerate(block.reads):
+        along = read.region[-1].min.same_as(output)
+        if load and along and not read.source.same_as(written(sch, anchor)):
+            weights = sch.cache_read(anchor, position, "local")
+            sch.compute_at(weights, step, preserve_unit_loops=True)
+            sch.tensorize(sch.get_loops(weights)[-1], load)
+            return
 
 
 def tile_product_int8(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
