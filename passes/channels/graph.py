@@ -128,6 +128,8 @@ class ChannelGraph:
 
     def free(self, axis: Axis) -> bool:
         """True if some position of the axis is in a unit without a pinned position."""
+        if axis in self.pins:
+            return False
         near = self.axes.subgraph(nx.node_connected_component(self.axes, axis))
         pairs = [t for _, _, ties in near.edges(data="ties") for t in ties]
         units = self._connected(pairs, self._count)

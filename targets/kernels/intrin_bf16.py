@@ -10,7 +10,7 @@ the intrinsic must put `DOT2_CODE` on a loop around it, as the annotation `IMPOR
 
 from __future__ import annotations
 
-from tvm import s_tir, tirx
+from tvm import s_tir
 from tvm.script import tirx as T
 
 from targets.kernels.linear_bf16 import te_widen

@@ -69,17 +69,19 @@ def round_to_bf16(lead: Sequence[int], k: int) -> tirx.PrimFunc:
 
 def te_widen(bits: tirx.Expr) -> tirx.Expr:
     """float32 of the bits of a bfloat16."""
-    sixteen = tirx.IntImm("uint32", 16)
-    return tirx.reinterpret("float32", tirx.shift_left(bits.astype("uint32"), sixteen))
+    return tirx.reinterpret("float32", tirx.shift_left(bits.astype("uint32"), _u32(16)))
 
 
 def te_round(x: tirx.Expr) -> tirx.Expr:
     """Bits of the bfloat16 nearest to a float32, ties to even; NaN stays NaN."""
     bits = tirx.reinterpret("uint32", x)
-    u32 = lambda value: tirx.IntImm("uint32", value)  # noqa: E731
-    odd = tirx.bitwise_and(tirx.shift_right(bits, u32(16)), u32(1))
-    rounded = tirx.shift_right(bits + odd + u32(0x7FFF), u32(16)).astype("uint16")
+    odd = tirx.bitwise_and(tirx.shift_right(bits, _u32(16)), _u32(1))
+    rounded = tirx.shift_right(bits + odd + _u32(0x7FFF), _u32(16)).astype("uint16")
     return tirx.Select(x == x, rounded, tirx.IntImm("uint16", _QUIET_NAN))
+
+
+def _u32(value: int) -> tirx.IntImm:
+    return tirx.IntImm("uint32", value)
 
 
 def bf16_bits(x: NDArray[np.float32]) -> NDArray[np.uint16]:

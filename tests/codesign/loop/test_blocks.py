@@ -14,6 +14,7 @@ from codesign.loop.blocks import (
     decision_of,
     dropped,
 )
+from passes.bf16 import Bf16
 from passes.codebook import Codebook
 from passes.formats import DENSE
 from passes.int8 import Int8
@@ -51,6 +52,7 @@ BLOCKS = [b for one in LAYERS for b in blocks_of(one)]
 block = st.just(TARGET.block)
 formats = (
     st.just(DENSE)
+    | st.just(Bf16())
     | st.builds(Int8, density=st.sampled_from([1.0, 0.75, 0.5, 0.25]), block=block)
     | st.builds(Int8Static, density=st.sampled_from([1.0, 0.5]), block=block)
     | st.builds(Sparse, density=st.sampled_from([0.75, 0.5, 0.25]), block=block)
