@@ -15,6 +15,7 @@ from targets.kernels import (
     attention,
     attention_int8,
     conv,
+    conv_depthwise,
     conv_sparse,
     linear,
     linear_int8,
@@ -26,6 +27,7 @@ from targets.kernels import (
     softmax,
     tile,
     tile_conv,
+    tile_depthwise,
 )
 from targets.kernels.blocks import UnsuitedError, new_schedule, reason
 from targets.kernels.default import default_schedule
@@ -59,6 +61,12 @@ def conv_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
         yield partial(tile_conv.tile_conv, target=target, tile=point)
 
 
+def depthwise_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All register tiles worth trying for a depthwise convolution."""
+    for point in tile_depthwise.depthwise_tiles(func, target):
+        yield partial(tile_depthwise.tile_depthwise, target=target, tile=point)
+
+
 def row_space(first: int, func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
     """All chunk widths of a kernel that works row by row, ``first`` first; on one thread or on all."""
     for chunk in sorted(rows.CHUNKS, key=lambda c: c != first):
@@ -85,6 +93,7 @@ _SPACES: dict[str, Space] = {
     linear_sparse_int8.FAMILY_NAME: int8_space,
     conv.FAMILY_NAME: conv_space,
     conv_sparse.FAMILY_NAME: conv_space,
+    conv_depthwise.FAMILY_NAME: depthwise_space,
     quantize.FAMILY_NAME: partial(row_space, 2),
     norm.FAMILY_NAME: partial(row_space, 4),
     softmax.FAMILY_NAME: partial(row_space, 1),
