@@ -24,7 +24,8 @@ from codesign.records import Records
 from codesign.report import KernelRow
 from codesign.schema import dump
 from passes.format_linear import format_linears
-from passes.formats import Format, Solved
+from passes.formats import Solved
+from passes.int8 import Int8
 from passes.int8 import choices as int8_choices
 from passes.int8_attention import choices as int8_attention_choices
 from passes.int8_attention import quantize_attention
@@ -157,6 +158,6 @@ def in_int8(prepared: Prepared, target: Target, graph: Model | None = None) -> M
         if linear.bias is not None:
             bias = np.asarray(prepared.model.weights[linear.bias], np.float32)
         grid, scale = quantize_rows(weight, np.eye(weight.shape[1]))
-        form = Format(8, 1.0, target.block)
-        layers.append((linear, Solved(form, grid, bias, None, scale)))
+        form = Int8(1.0, target.block)
+        layers.append((linear, Solved(form, grid, bias, {"scale": scale})))
     return format_linears(graph or prepared.model, layers, target)[0]

@@ -13,9 +13,10 @@ import tvm_ffi
 
 from codesign.frontend import Imported, load, load_module
 from passes.combine_qkv import combine_qkv
+from passes.find_sites import find_sites
 from passes.model import Model
 from passes.normalize import normalize
-from passes.sites import Sites, find_sites
+from passes.sites import Sites
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,92 @@
-"""Dynamic int8: weights per output channel, activations per token; dense, or sparse by fours."""
+"""int8: weights with a scale per output channel, activations as uint8 per token; dense or sparse."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import relax
 
 from passes import sparse
-from passes.format_linear import format_linear
-from passes.formats import Format, Solved
-from passes.model import Model
-from passes.report import Refusal, Report
-from passes.sparse import SparseConfig
+from passes.errors import PassError
+from passes.formats import ROWS, Balanced, Format, Parts, Place, Seen, Solved, Writer
+from passes.report import Refusal
+from passes.solve.gptq import codes_of, quantize_rows
+from passes.sparse import SparseConfig, required_mask
+from targets.kernels.linear_int8 import GROUP, dense_int8, pack_int8
+from targets.kernels.linear_sparse_int8 import pack_sparse_int8, sparse_int8
 
 if TYPE_CHECKING:
     from passes.sites import Linear
+    from passes.solve.gram import Gram
     from targets.target import Target
 
 NAME = "int8"
+
+
+@dataclass(frozen=True)
+class Int8(Format):
+    """int8 weights per output channel, uint8 activations quantised per token as they come.
+
+    Attributes:
+        density: share of inputs kept for each block of outputs, in groups of four; 1 is dense.
+        block: outputs that share one list of kept inputs, and the width of a packed weight block.
+    """
+
+    density: float
+    block: int
+
+    name: ClassVar[str] = NAME
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        return {} if self.density >= 1 else {"density": self.density}
+
+    @property
+    def structure(self) -> Balanced | None:
+        return None if self.density >= 1 else Balanced(self.density, GROUP, self.block)
+
+    def represent(
+        self, weight: NDArray[np.float32], mask: NDArray[np.bool_] | None, gram: Gram
+    ) -> tuple[NDArray[np.float32], Parts]:
+        weight, scale = quantize_rows(weight, gram.xx, mask, group=GROUP, block=self.block)
+        return weight, {"scale": scale}
+
+    def seen(self, parts: Parts) -> Seen:
+        return ROWS
+
+    def placeholder(self, rows: int, columns: int) -> Parts:
+        return {**super().placeholder(rows, columns), "scale": np.ones(rows, np.float32)}
+
+    def pack(self, solved: Solved, site: Linear, block: int) -> Parts:
+        if solved.scale is None:
+            raise PassError(f"{site.name} is to be int8 and has no scale")
+        codes = codes_of(solved.weight, solved.scale)
+        if self.structure is None:
+            q, total = pack_int8(codes, block)
+            return {"q": q, "scale": solved.scale, "sum": total}
+        mask = required_mask(solved, self.block, block)
+        q, index, total = pack_sparse_int8(codes, mask, block)
+        return {"values": q, "index": index, "scale": solved.scale, "sum": total}
+
+    def write(
+        self, graph: Writer, x: relax.Expr, weights: Sequence[relax.Var], solved: Solved, to: Place
+    ) -> relax.Expr:
+        *lead, k = (int(d) for d in x.ty.shape.values)
+        n = len(solved.weight)
+        if self.structure is None:
+            kernel = graph.kernel(dense_int8(lead, k, n, to.block), "linear_int8")
+        else:
+            kept = int(weights[1].ty.shape.values[1])
+            func = sparse_int8(lead, k, n, to.block, kept)
+            kernel = graph.kernel(func, "linear_sparse_int8")
+        return relax.call_tir(kernel, [*graph.seen(x, ROWS), *weights], to.ty)
+
+    def __str__(self) -> str:
+        return "int8" if self.density >= 1 else f"int8 density {self.density:g}"
 
 
 @dataclass(frozen=True)
@@ -40,30 +109,26 @@ class Int8Config:
     sparse: SparseConfig = field(default_factory=SparseConfig)
 
 
-def quantize(model: Model, linear: Linear, solved: Solved, target: Target) -> tuple[Model, Report]:
-    """Give a linear layer the int8 kernel, sparse if ``solved`` is; see ``format_linear``."""
-    return format_linear(model, linear, solved, target)
-
-
-def form(setting: Mapping[str, float], target: Target) -> Format:
-    """The format that a setting of ``choices`` stands for."""
-    return Format(bits=8, density=setting["density"], block=target.block)
+def form(setting: Mapping[str, Any], target: Target) -> Int8:
+    """The format that a setting stands for."""
+    return Int8(float(setting.get("density", 1.0)), target.block)
 
 
 def choices(
     site: Linear, target: Target, config: Int8Config | None = None
-) -> tuple[list[dict[str, float]], list[Refusal]]:
-    """Settings ``{"density": share}`` offered for a site, densest first, and what is refused."""
+) -> tuple[list[Int8], list[Refusal]]:
+    """Formats offered for a site, densest first, and what is refused."""
     config = config or Int8Config()
     if (reason := _refused(site, target, config)) is not None:
         return [], [Refusal(site.name, NAME, reason)]
-    offers: list[dict[str, float]] = []
+    offers: list[Int8] = []
     refusals: list[Refusal] = []
     for density in sorted(config.densities, reverse=True):
-        packed = form({"density": density}, target)
-        reason = None if packed.is_dense else sparse.refused(site, packed, config.sparse)
+        packed = Int8(density, target.block)
+        structure = packed.structure
+        reason = None if structure is None else sparse.refused(site, structure, config.sparse)
         if reason is None:
-            offers.append({"density": density})
+            offers.append(packed)
         else:
             refusals.append(Refusal(site.name, f"{NAME} {density:g}", reason))
     return offers, refusals
@@ -78,6 +143,10 @@ def lacks_dot_product(target: Target) -> str | None:
 
 def _refused(site: Linear, target: Target, config: Int8Config) -> str | None:
     """Why int8 is not offered at all for a layer; None if it is."""
+    if site.window is not None:
+        return (
+            "a convolution reads windows of many rows, and each row would have a scale of its own"
+        )
     if config.needs_dot_product and (lack := lacks_dot_product(target)) is not None:
         return lack
     if site.in_features < config.min_inputs:

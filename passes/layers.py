@@ -15,7 +15,7 @@ from passes.report import Change, Refusal, Report
 from passes.rewrite import Rewriting, bindings_of, rewrite
 
 if TYPE_CHECKING:
-    from passes.sites import Layer
+    from passes.sites import Section
     from targets.target import Target
 
 NAME = "drop_layer"
@@ -32,12 +32,12 @@ class LayersConfig:
     enabled: bool = True
 
 
-def drop_layer(model: Model, layer: Layer) -> tuple[Model, Report]:
+def drop_layer(model: Model, layer: Section) -> tuple[Model, Report]:
     """``drop_layers`` of one layer."""
     return drop_layers(model, [layer])
 
 
-def drop_layers(model: Model, layers: Sequence[Layer]) -> tuple[Model, Report]:
+def drop_layers(model: Model, layers: Sequence[Section]) -> tuple[Model, Report]:
     """Replace the output of each layer by its input, and drop the weights that nobody reads then.
 
     Sites of a dropped layer are gone, and so is the variable that was its output: drop consecutive
@@ -68,16 +68,18 @@ def drop_layers(model: Model, layers: Sequence[Layer]) -> tuple[Model, Report]:
 
 
 def choices(
-    site: Layer, target: Target, config: LayersConfig | None = None
+    site: Section, target: Target, config: LayersConfig | None = None
 ) -> tuple[list[dict[str, bool]], list[Refusal]]:
     """The setting ``{"drop": True}``, or why not."""
     config = config or LayersConfig()
+    if not site.droppable:
+        return [], [Refusal(site.name, NAME, "it is no residual branch that keeps its shape")]
     if not config.enabled:
         return [], [Refusal(site.name, NAME, "dropping layers is switched off")]
     return [{"drop": True}], []
 
 
-def _variable(model: Model, layer: Layer, name: str) -> relax.Var:
+def _variable(model: Model, layer: Section, name: str) -> relax.Var:
     """The variable of ``main`` called ``name``."""
     variables = (*model.main.params, *(b.var for b in bindings_of(model)))
     found = [v for v in variables if v.name == name]

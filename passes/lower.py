@@ -19,6 +19,7 @@ from tvm import relax
 from passes.errors import PassError
 from passes.legalize import LEGALIZE, VIEWS
 from passes.lower_attention import use_attention_kernels
+from passes.lower_codes import compute_codes
 from passes.lower_conv import conv_call, conv_weight, packed_conv
 from passes.model import Model
 from passes.patterns import shape_of
@@ -39,7 +40,7 @@ def lower(model: Model, target: Target) -> Model:
     Raises:
         PassError: an operator that has no kernel.
     """
-    model = use_attention_kernels(model)
+    model = compute_codes(use_attention_kernels(model))
     model = use_packed_kernels(model, target)
     with target.tvm():
         lowered = replace(model, mod=fusion()(model.mod)).check("lower")

@@ -9,6 +9,7 @@ from tvm import relax
 from tvm.relax.dpl import DFPattern, is_op, is_tuple_get_item, wildcard
 
 from passes.model import Model
+from targets.kernels.window import Window
 
 ELEMENTWISE = frozenset(
     {
@@ -41,16 +42,20 @@ ELEMENTWISE = frozenset(
 
 @dataclass(frozen=True)
 class LinearMatch:
-    """``y = x W^T (+ b)``: variables of the graph; the names are those of weight parameters."""
+    """``y = x W^T (+ b)``: variables of the graph; the names are those of weight parameters.
+
+    With a ``window`` it is a convolution: x is an image, and each row of the product a window of it.
+    """
 
     x: relax.Var
     y: relax.Var
     weight: str
     bias: str | None
+    window: Window | None = None
 
     @property
     def in_features(self) -> int:
-        return shape_of(self.x)[-1]
+        return shape_of(self.x)[-1] if self.window is None else self.window.features
 
     @property
     def out_features(self) -> int:
@@ -58,8 +63,8 @@ class LinearMatch:
 
     @property
     def rows(self) -> int:
-        """Rows of the product: all leading axes of x together."""
-        return prod(shape_of(self.x)[:-1])
+        """Rows of the product: all leading axes of y together."""
+        return prod(shape_of(self.y)[:-1])
 
 
 @dataclass(frozen=True)
@@ -86,9 +91,13 @@ class Flow:
             b.var: i for i, b in enumerate(b for c in model.main.body.blocks for b in c.bindings)
         }
         self._readers: dict[relax.Var, list[relax.Var]] = {}
+        self._varying = dict.fromkeys(p for p in model.main.params if p.name not in model.weights)
         for var in self.order:
-            for read in relax.analysis.free_vars(self._values[var]):
+            reads = list(relax.analysis.free_vars(self._values[var]))
+            for read in reads:
                 self._readers.setdefault(read, []).append(var)
+            if any(read in self._varying for read in reads):
+                self._varying[var] = None
 
     def readers(self, var: relax.Var) -> list[relax.Var]:
         """The variables whose value reads ``var``."""
@@ -112,22 +121,30 @@ class Flow:
         return expr.name if known and len(shape_of(expr)) == rank else None
 
     def linears(self) -> list[LinearMatch]:
-        """All linear layers, in order."""
+        """All linear layers and convolutions that are linear on windows, in order."""
         found = (self.linear(var) for var in self.order)
         return [m for m in found if m is not None and self._biased(m.y) is None]
 
     def linear(self, var: relax.Expr) -> LinearMatch | None:
         """The linear layer that ends in ``var``, its bias included."""
+        if self.call(var, "relax.add", "relax.matmul", "relax.nn.conv2d") is None:
+            return None
         x, w, b = wildcard(), wildcard(), wildcard()
-        product = is_op("relax.matmul")(x, is_op("relax.permute_dims")(w))
-        for pattern in (is_op("relax.add")(product, b), product):
-            match = self.match(pattern, var)
-            if match is None:
-                continue
-            weight = self.weight(match[w], 2)
-            bias = self.weight(match[b], 1) if b in match else None
-            if weight is not None and isinstance(match[x], relax.Var) and (bias or b not in match):
-                return LinearMatch(match[x], var, weight, bias)
+        products = {
+            2: is_op("relax.matmul")(x, is_op("relax.permute_dims")(w)),
+            4: is_op("relax.nn.conv2d")(x, w),
+        }
+        for rank, product in products.items():
+            for pattern in (is_op("relax.add")(product, b), product):
+                match = self.match(pattern, var)
+                if match is None:
+                    continue
+                weight = self.weight(match[w], rank)
+                bias = self.weight(match[b], 1) if b in match else None
+                window = window_of(self._values[match[product]]) if rank == 4 else None
+                whole = isinstance(match[x], relax.Var) and (rank == 2 or window is not None)
+                if weight is not None and whole and (bias or b not in match):
+                    return LinearMatch(match[x], var, weight, bias, window)
         return None
 
     def _biased(self, product: relax.Var) -> LinearMatch | None:
@@ -182,6 +199,26 @@ class Flow:
             return None
         return call.args[0] if isinstance(call.args[0], relax.Var) else None
 
+    def varies(self, var: relax.Expr) -> bool:
+        """Whether a variable depends on an input of the model."""
+        return var in self._varying
+
+    def cuts(self) -> list[relax.Var]:
+        """The variables, inputs among them, that alone carry what is needed later; in order."""
+        last: dict[relax.Var, int] = {}
+        for var in self._varying:
+            ends = [self.order[r] for r in self._readers.get(var, [])]
+            last[var] = max(ends, default=-1)
+        live: set[relax.Var] = {v for v in self._varying if v not in self.order and last[v] >= 0}
+        found = list(live) if len(live) == 1 else []
+        for var, at in self.order.items():
+            live = {v for v in live if last[v] > at}
+            if var in self._varying and last[var] > at:
+                live.add(var)
+                if len(live) == 1 and isinstance(var.ty, relax.TensorType):
+                    found.append(var)
+        return found
+
     def only_reader(self, var: relax.Var) -> relax.Var | None:
         """The one variable that reads ``var``; None if there are none or several."""
         readers = self.readers(var)
@@ -212,6 +249,28 @@ class Flow:
             return None
         ops = [_name(self._values[v]).split(".")[-1] for v in reversed(between)]
         return source, ops
+
+
+def window_of(conv: relax.Call) -> Window | None:
+    """The windows of a canonical R.nn.conv2d; None if it is grouped or not canonical."""
+    attrs = conv.attrs
+    canonical = (str(attrs.data_layout), str(attrs.kernel_layout)) == ("NHWC", "OIHW")
+    if not canonical or int(attrs.groups) != 1:
+        return None
+    _, height, width, channels = shape_of(conv.args[0])
+    kernel = shape_of(conv.args[1])[2:]
+    strides, padding, dilation = (
+        tuple(int(v) for v in values) for values in (attrs.strides, attrs.padding, attrs.dilation)
+    )
+    return Window(
+        height,
+        width,
+        channels,
+        (kernel[0], kernel[1]),
+        (strides[0], strides[1]),
+        (padding[0], padding[1], padding[2], padding[3]),
+        (dilation[0], dilation[1]),
+    )
 
 
 def shape_of(expr: relax.Expr) -> tuple[int, ...]:

@@ -63,6 +63,14 @@ class Rewriting:
         weight = transposed.args[0]
         return weight.name if self.value(weight) is None else None
 
+    def conv_weight(self, expr: relax.Expr) -> str | None:
+        """The weight W if ``expr`` is ``conv2d(x, W)`` without groups, with a weight parameter."""
+        conv = self.call(expr, "nn.conv2d")
+        if conv is None or int(conv.attrs.groups) != 1 or not isinstance(conv.args[1], relax.Var):
+            return None
+        weight = conv.args[1]
+        return weight.name if self.value(weight) is None else None
+
     def new(self, expr: relax.Expr) -> relax.Expr:
         """An old expression on the new variables."""
         if isinstance(expr, relax.Var):
@@ -79,6 +87,10 @@ class Rewriting:
             args = [self.new(a) for a in expr.args]
             return relax.Call(expr.op, args, expr.attrs, expr.ty_args)
         return expr
+
+    def put(self, old: relax.Var, new: relax.Var) -> None:
+        """From here on an old variable is read as another new one."""
+        self._new[old] = new
 
     def weight(self, name: str) -> relax.Var:
         """The new parameter of a weight."""

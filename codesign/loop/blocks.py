@@ -1,8 +1,8 @@
-"""A block: two linear layers with prunable units between them, and what was decided for it.
+"""A block: what is decided at once, and what was decided for it.
 
-Attention (heads between the QKV and the output projection) and FFN (neurons between the up and the
-down projection) are the same thing to the search: a number of units to keep, and a format for each
-of the two layers.
+Attention (heads between the QKV and the output projection), FFN (neurons between the up and the down
+projection) and two convolutions (channels between them) are the same thing to the search: a number of
+units to keep, and a format for each of the two layers. A layer by itself is a block without units.
 """
 
 from __future__ import annotations
@@ -10,33 +10,36 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from codesign.candidate import Candidate, Choice
-from passes import int8_attention
-from passes.formats import Format
-from passes.sites import FFN, Attention, Layer, Linear, Sites
+from codesign.loop.formats import format_of
+from passes import approximate, int8_attention, tokens
+from passes.formats import DENSE, Format
+from passes.sites import Attention, Linear, Part, Section, Sites
 from targets.target import Target
 
-DENSE = Format()
-INT8_CORE = Format(bits=8)
 DROP = "layers"
 """The pass that removes a layer."""
+CORES = (int8_attention.NAME, approximate.NAME)
+"""The passes that change what lies between the layers of a block."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Attention or FFN of a layer, as the search sees it.
+    """A part of a section, as the search sees it.
 
     Attributes:
         site: what the passes rewrite.
-        first: the layer that makes the units; ``second``: the one that consumes them.
-        units: how many there are: heads or neurons.
-        width: features of one unit: the head dimension, or 1.
+        first: the layer that makes the units; ``second``: the one that consumes them, if there is one.
+        units: how many there are: heads, neurons or channels.
+        rows: outputs of the first layer that make one unit (of Q, K and V each): the head dimension, or 1.
+        features: inputs of the second layer that are one unit: of a convolution, one for each tap.
     """
 
-    site: FFN | Attention
+    site: Part
     first: Linear
-    second: Linear
-    units: int
-    width: int
+    second: Linear | None = None
+    units: int = 0
+    rows: int = 1
+    features: int = 1
 
     @property
     def name(self) -> str:
@@ -47,17 +50,24 @@ class Block:
         """The pass that removes units."""
         return "heads" if isinstance(self.site, Attention) else "ffn"
 
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """Its layers in order of computation."""
+        return (self.first,) if self.second is None else (self.first, self.second)
 
-def block_of(site: FFN | Attention) -> Block:
+
+def block_of(site: Part) -> Block:
     """The block view of a site."""
+    if isinstance(site, Linear):
+        return Block(site, site)
     if isinstance(site, Attention):
-        return Block(site, site.qkv, site.out, site.heads, site.head_dim)
-    return Block(site, site.up, site.down, site.up.out_features, 1)
+        return Block(site, site.qkv, site.out, site.heads, site.head_dim, site.head_dim)
+    return Block(site, site.up, site.down, site.up.out_features, 1, site.down.taps)
 
 
-def blocks_of(layer: Layer) -> tuple[Block, ...]:
-    """The blocks of a layer in order of computation."""
-    return tuple(block_of(s) for s in (layer.attention, layer.ffn) if s is not None)
+def blocks_of(section: Section) -> tuple[Block, ...]:
+    """The blocks of a section in order of computation."""
+    return tuple(block_of(part) for part in section.parts)
 
 
 @dataclass(frozen=True)
@@ -66,66 +76,60 @@ class Decision:
 
     Attributes:
         keep: units kept; None for all.
-        first, second: formats of the two layers.
-        core: what lies between them computes in: of attention, its two products.
+        first, second: formats of the two layers; of a layer by itself, ``first``.
+        core: the pass that changes what lies between them, "" for none: ``int8_attention`` for the
+            products of attention, ``approximate`` for the activation of an FFN.
     """
 
     keep: int | None = None
     first: Format = DENSE
     second: Format = DENSE
-    core: Format = DENSE
+    core: str = ""
 
     def choices(self, block: Block) -> tuple[Choice, ...]:
         """The decision as choices of passes at sites."""
         found: list[Choice] = []
         if self.keep is not None:
             found.append(Choice(block.name, block.prune, {"keep": self.keep}))
-        if self.core != DENSE:
-            found.append(Choice(block.name, int8_attention.NAME))
-        for linear, form in ((block.first, self.first), (block.second, self.second)):
-            found += format_choices(linear.name, form)
+        if self.core:
+            found.append(Choice(block.name, self.core))
+        for linear, form in zip(block.linears, (self.first, self.second), strict=False):
+            if form != DENSE:
+                found.append(Choice(linear.name, form.name, form.setting))
         return tuple(found)
 
     @property
     def family(self) -> str:
         """What it has in common with other decisions; their errors are corrected together."""
-        parts = {f"{f.bits}/{f.density:g}" for f in (self.first, self.second) if f != DENSE}
+        parts = {f.family for f in (self.first, self.second) if f != DENSE}
         kept = ["pruned"] if self.keep is not None else []
-        core = ["core"] if self.core != DENSE else []
+        core = [self.core] if self.core else []
         return " ".join([*kept, *core, *sorted(parts)]) or "dense"
-
-
-def format_choices(site: str, form: Format) -> list[Choice]:
-    """A format as a choice: ``int8`` or ``sparse``, with the density unless all is kept."""
-    density = {} if form.is_dense else {"density": form.density}
-    if form.bits == 8:
-        return [Choice(site, "int8", density)]
-    return [Choice(site, "sparse", density)] if density else []
 
 
 def decision_of(candidate: Candidate, block: Block, target: Target) -> Decision:
     """What a candidate decides for a block."""
-    taken = {(c.site, c.pass_name) for c in candidate}
+    cores = [c.pass_name for c in candidate if c.site == block.name and c.pass_name in CORES]
     kept = [
         c.setting["keep"] for c in candidate if (c.site, c.pass_name) == (block.name, block.prune)
     ]
     return Decision(
         keep=int(kept[0]) if kept else None,
-        first=_format(candidate, block.first.name, target),
-        second=_format(candidate, block.second.name, target),
-        core=INT8_CORE if (block.name, int8_attention.NAME) in taken else DENSE,
+        first=format_of(candidate, block.first.name, target),
+        second=DENSE if block.second is None else format_of(candidate, block.second.name, target),
+        core=cores[0] if cores else "",
     )
+
+
+def tokens_kept(candidate: Candidate, layer: str) -> int | None:
+    """Tokens that a candidate leaves at the input of a layer; None if it merges none there."""
+    for choice in candidate:
+        if (choice.site, choice.pass_name) == (layer, tokens.NAME):
+            return int(choice.setting["keep"])
+    return None
 
 
 def dropped(candidate: Candidate, sites: Sites) -> set[str]:
     """Names of the layers that a candidate removes."""
     names = {layer.name for layer in sites.layers}
     return {c.site for c in candidate if c.pass_name == DROP and c.site in names}
-
-
-def _format(candidate: Candidate, site: str, target: Target) -> Format:
-    for choice in candidate:
-        if choice.site == site and choice.pass_name in ("int8", "sparse"):
-            bits = 8 if choice.pass_name == "int8" else 32
-            return Format(bits, float(choice.setting.get("density", 1.0)), target.block)
-    return DENSE

@@ -8,29 +8,33 @@ share no kernel. So a choice that breaks a fusion costs the kernels that it real
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 import numpy as np
 
 from codesign.kernels import Kernel, kernels
-from codesign.loop.blocks import DENSE, Block, Decision, blocks_of
+from codesign.loop.blocks import Block, Decision
 from codesign.loop.layer_solver import Index, rows_of
 from codesign.loop.offers import Offers
 from codesign.loop.rewrite import rewrite_block
 from codesign.simulate.graph import Dataflow
 from codesign.simulate.instrument import as_model
-from passes.formats import Format, Solved
+from passes.formats import DENSE, Format, Solved
 from passes.lower import lower
 from passes.model import Model
-from passes.sites import Layer, Linear, find_sites
+from passes.sites import Linear, Section
 from targets.target import Target
 
 Counts = Mapping[str, int]
 """Kernel hash -> calls; differences may be negative."""
 
-_Counts = dict[tuple[int | None, Format], Counter[str]]
-"""By units kept and the format of one part."""
+Seconds = Callable[[Counts], float]
+"""Measured time of a multiset of kernels."""
+
+_Counts = dict[tuple[int | None, Format | str], Counter[str]]
+"""By units kept and what one part is."""
 
 
 @dataclass
@@ -53,9 +57,9 @@ class BlockKernels:
 
     untouched: Counter[str]
     kept: Mapping[int | None, Counter[str]]
-    first: Mapping[tuple[int | None, Format], Counter[str]]
-    second: Mapping[tuple[int | None, Format], Counter[str]]
-    core: Mapping[tuple[int | None, Format], Counter[str]]
+    first: _Counts
+    second: _Counts
+    core: _Counts
 
     def of(self, decision: Decision) -> Counter[str]:
         """Variant of kernel counts against the untouched layer; may be negative."""
@@ -73,67 +77,81 @@ class BlockKernels:
         return total
 
 
-def layer_model(model: Model, layer: Layer) -> Model:
-    """The layer as a model of its own."""
+def shared_seconds(
+    kernels: Mapping[Decision, Mapping[str, int]], seconds: Seconds
+) -> dict[Decision, float]:
+    """What each decision of a block takes, all kernels that some decision does without included.
+
+    Args:
+        kernels: of each decision, against the untouched layer.
+        seconds: measured time of a multiset of kernels; infinite if one could not be measured.
+    """
+    replaced: Counter[str] = Counter()
+    for change in kernels.values():
+        replaced |= Counter({kernel: -n for kernel, n in change.items() if n < 0})
+    own = seconds(replaced)
+    takes = {decision: own + seconds(change) for decision, change in kernels.items()}
+    return {d: inf if t != t else max(t, 0.0) for d, t in takes.items()}
+
+
+def layer_model(model: Model, layer: Section) -> Model:
+    """The section as a model of its own."""
     flow = Dataflow(model)
     return as_model(flow, flow.slice((layer.input,), (layer.output,)))
 
 
 def block_kernels(
-    alone: Model, index: int, offers: Offers, target: Target, book: KernelBook
+    alone: Model, block: Block, offers: Offers, target: Target, book: KernelBook
 ) -> BlockKernels:
     """Lower a layer with each decision of one of its blocks.
 
     Args:
         alone: the layer as a model of its own.
-        index: which of its blocks.
+        block: one of its blocks.
         offers: what to lower.
         target: what for.
         book: gets the kernels.
     """
-    (layer,) = find_sites(alone).layers
-    block = blocks_of(layer)[index]
     untouched = book.count(alone, target)
     kept: dict[int | None, Counter[str]] = {}
     first, second, core = _Counts(), _Counts(), _Counts()
     for keep in offers.keeps:
         kept[keep] = (
-            untouched if keep is None else _count(alone, block, Decision(keep), target, book)
+            untouched
+            if keep is None
+            else book.count(with_decision(alone, block, Decision(keep), target), target)
         )
-        parts = [(first, f, Decision(keep, first=f)) for f in offers.first]
+        parts: list[tuple[_Counts, Format | str, Decision]] = []
+        parts += [(first, f, Decision(keep, first=f)) for f in offers.first]
         parts += [(second, f, Decision(keep, second=f)) for f in offers.second]
-        parts += [(core, f, Decision(keep, core=f)) for f in offers.core]
-        for found, form, decision in parts:
-            plain = form == DENSE
-            found[keep, form] = (
-                kept[keep] if plain else _count(alone, block, decision, target, book)
+        parts += [(core, c, Decision(keep, core=c)) for c in offers.core]
+        for found, part, decision in parts:
+            plain = part in (DENSE, "")
+            found[keep, part] = (
+                kept[keep]
+                if plain
+                else book.count(with_decision(alone, block, decision, target), target)
             )
     return BlockKernels(untouched, kept, first, second, core)
 
 
-def _count(
-    alone: Model, block: Block, decision: Decision, target: Target, book: KernelBook
-) -> Counter[str]:
-    """Kernels of the layer with a decision; the weights do not matter, only their shapes."""
+def with_decision(model: Model, block: Block, decision: Decision, target: Target) -> Model:
+    """The model with a decision for one block; its weights do not matter here, only their shapes."""
     units: Index | None = None if decision.keep is None else np.arange(decision.keep)
     rows = rows_of(block, units)
     first = placeholder(block.first, decision.first, len(rows.first), block.first.in_features)
-    second = placeholder(block.second, decision.second, block.second.out_features, len(rows.second))
-    model = rewrite_block(alone, block, units, first, second, target, decision.core)
-    return book.count(model, target)
+    second = None
+    if block.second is not None:
+        shape = block.second.out_features, len(rows.second)
+        second = placeholder(block.second, decision.second, *shape)
+    return rewrite_block(model, block, units, first, second, target, decision.core)
 
 
 def placeholder(linear: Linear, form: Format, rows: int, columns: int) -> Solved:
     """A layer of the right shape and structure, all zeros."""
-    mask = None
-    if not form.is_dense:
-        groups = -(-columns // form.group)
-        mask = np.zeros((-(-rows // form.block), groups), np.bool_)
-        mask[:, : form.kept_groups(columns)] = True
     return Solved(
         form,
         np.zeros((rows, columns), np.float32),
         None if linear.bias is None else np.zeros(rows, np.float32),
-        mask,
-        np.ones(rows, np.float32) if form.bits == 8 else None,
+        form.placeholder(rows, columns),
     )

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.loop.blocks import DENSE, Block, Decision
+from codesign.loop.blocks import Block, Decision
 from codesign.simulate import Simulator, Stream, Variant
-from passes.formats import Format, Solved
+from passes.formats import DENSE, EXACT, ROWS, Format, Solved
 from passes.model import Model
 from passes.sites import Attention, Linear
 from passes.solve.gram import Gram
@@ -35,7 +35,7 @@ class SolvedBlock:
     Attributes:
         block: what was solved; its decision in ``decision``.
         units: numbers of the units kept; None for all.
-        first, second: the two layers over kept rows and kept inputs only.
+        first, second: its layers over kept rows and kept inputs only.
         change: the effective weights in the dense shapes, for the simulator.
     """
 
@@ -43,7 +43,7 @@ class SolvedBlock:
     decision: Decision
     units: Index | None
     first: Solved
-    second: Solved
+    second: Solved | None
     change: Variant
 
 
@@ -68,17 +68,18 @@ class LayerSolver:
         self, stream: Stream, block: Block, decision: Decision, before: Variant
     ) -> SolvedBlock:
         """Solve a block of the segment that ``stream`` enters; ``before`` is done to it already."""
-        second = self.affine(block.second)
         change, units = before, None
         if decision.keep is not None and decision.keep < block.units:
             units = self.units(block, decision.keep)
         rows = rows_of(block, units)
         solved_first = self._first(stream, block, decision.first, rows.first, change)
         change = merged(change, effective(block.first, solved_first, rows.first, None))
-        if decision.core != DENSE:
-            change = merged(change, quantized_core(block))
+        if decision.core:
+            change = merged(change, changed_core(block))
+        if block.second is None:
+            return SolvedBlock(block, decision, units, solved_first, None, change)
         gram = self.gram(stream, block.second.name, change)
-        layer, kept_gram = on_kept_inputs(second, gram, rows.second)
+        layer, kept_gram = on_kept_inputs(self.affine(block.second), gram, rows.second)
         solved_second = solve_linear(layer, kept_gram, decision.second)
         change = merged(change, effective(block.second, solved_second, None, rows.second))
         return SolvedBlock(block, decision, units, solved_first, solved_second, change)
@@ -96,6 +97,7 @@ class LayerSolver:
     def units(self, block: Block, keep: int) -> Index:
         """Which units stay, judged by the activations of the dense model: once for all candidates."""
         if (block.name, keep) not in self.kept:
+            assert block.second is not None
             segment = self.simulator.segment_of(block.second.name)
             gram = self.gram(self.simulator.dense_stream(segment), block.second.name, Variant())
             first, second = self.affine(block.first), self.affine(block.second)
@@ -115,24 +117,32 @@ class LayerSolver:
         """The dense layer."""
         weights = self.model.weights
         bias = None if linear.bias is None else np.asarray(weights[linear.bias], np.float32)
-        return Affine(np.asarray(weights[linear.weight], np.float32), bias)
+        weight = np.asarray(weights[linear.weight], np.float32)
+        return Affine(weight.reshape(len(weight), -1), bias)
 
 
 def kept_units(block: Block, first: Affine, second: Affine, gram: Gram, keep: int) -> Index:
     """Numbers of the heads or neurons that stay."""
     if isinstance(block.site, Attention):
-        return solve_heads(first, second, gram, block.units, block.width, keep).keep
-    return solve_ffn(first, second, gram, keep).keep
+        return solve_heads(first, second, gram, block.units, block.rows, keep).keep
+    return solve_ffn(first, second, gram, keep, block.features).keep
 
 
 def rows_of(block: Block, units: Index | None) -> _Rows:
     """Rows of the first layer and inputs of the second one that belong to the units kept."""
     if units is None:
-        return _Rows(np.arange(block.first.out_features), np.arange(block.second.in_features))
-    features = (units[:, None] * block.width + np.arange(block.width)).ravel()
-    parts = block.first.out_features // (block.units * block.width)  # 3 for QKV, 1 for FFN
-    step = block.units * block.width
-    return _Rows(np.concatenate([features + p * step for p in range(parts)]), features)
+        inputs = 0 if block.second is None else block.second.in_features
+        return _Rows(np.arange(block.first.out_features), np.arange(inputs))
+    step = block.units * block.rows
+    parts = block.first.out_features // step  # 3 for QKV, 1 for FFN
+    rows = _members(units, block.rows)
+    features = _members(units, block.features)
+    return _Rows(np.concatenate([rows + p * step for p in range(parts)]), features)
+
+
+def _members(units: Index, size: int) -> Index:
+    """The numbers of what makes up each of the units, ``size`` to a unit."""
+    return (units[:, None] * size + np.arange(size)).ravel()
 
 
 def effective(linear: Linear, solved: Solved, rows: Index | None, columns: Index | None) -> Variant:
@@ -141,21 +151,20 @@ def effective(linear: Linear, solved: Solved, rows: Index | None, columns: Index
     r = np.arange(linear.out_features) if rows is None else rows
     c = np.arange(linear.in_features) if columns is None else columns
     wide[np.ix_(r, c)] = solved.weight
-    weights: dict[str, NDArray[np.generic]] = {linear.weight: wide}
+    weights: dict[str, NDArray[np.generic]] = {linear.weight: wide.reshape(linear.shape)}
     if linear.bias is not None and solved.bias is not None:
         bias = np.zeros(linear.out_features, np.float32)
         bias[r] = solved.bias
         weights[linear.bias] = bias
-    quantized = frozenset([linear.name]) if solved.format.bits == 8 else frozenset()
-    return Variant(weights, quantized)
+    return Variant(weights, {} if solved.seen == EXACT else {linear.name: solved.seen})
 
 
-def quantized_core(block: Block) -> Variant:
-    """The int8 products of an attention block, as the simulator takes them."""
-    return Variant(quantized=frozenset([block.name]))
+def changed_core(block: Block) -> Variant:
+    """What lies between the layers of a block as its pass computes it, for the simulator."""
+    return Variant(seen={block.name: ROWS})
 
 
 def merged(a: Variant, b: Variant) -> Variant:
     """Both changes of one segment; ``b`` wins where they touch the same weight."""
     weights: Mapping[str, NDArray[np.generic]] = {**a.weights, **b.weights}
-    return replace(a, weights=weights, quantized=a.quantized | b.quantized)
+    return replace(a, weights=weights, seen={**a.seen, **b.seen})

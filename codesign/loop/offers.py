@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
-from codesign.loop.blocks import DENSE, INT8_CORE, Block, Decision
-from passes import ffn, heads, int8, int8_attention, sparse
-from passes.formats import Format
-from passes.int8 import Int8Config
+from codesign.loop.blocks import Block, Decision
+from codesign.loop.formats import formats_for
+from passes import approximate, ffn, heads, int8_attention
+from passes.formats import DENSE, Format
 from passes.report import Refusal
-from passes.sites import Attention, Linear
-from passes.sparse import SparseConfig
+from passes.sites import FFN, Attention
 from targets.target import Target
 
 MOST_COUNTS = 6
 """Widths, or numbers of heads, offered for one block: each costs kernels to measure."""
-
-INT8 = Int8Config(densities=(1.0, 0.75, 0.5, 0.25))
-SPARSE = SparseConfig(densities=(0.5,))
-"""Where int8 exists, float32 sparsity is offered thinly: it rarely wins there."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +24,7 @@ class Offers:
     Attributes:
         keeps: units to keep, all (None) first.
         first, second: formats of the two layers, dense first.
-        core: formats of what lies between them, dense first.
+        core: passes that may change what lies between them, "" for none first.
         refusals: what is not offered, and why.
     """
 
@@ -37,7 +32,7 @@ class Offers:
     first: tuple[Format, ...]
     second: tuple[Format, ...]
     refusals: tuple[Refusal, ...]
-    core: tuple[Format, ...] = (DENSE,)
+    core: tuple[str, ...] = ("",)
 
     def decisions(self) -> list[Decision]:
         """Every combination, the untouched block first."""
@@ -48,54 +43,54 @@ def offers_for(block: Block, target: Target, enabled: tuple[str, ...]) -> Offers
     """What the passes offer for a block.
 
     Args:
-        block: attention or FFN.
+        block: any part of a section.
         target: decides which widths and formats gain.
-        enabled: names of the passes to use: ``ffn``, ``heads``, ``int8``, ``int8_attention``,
-            ``sparse``.
+        enabled: names of the passes to use, as in `codesign.config.PASSES`.
     """
     refusals: list[Refusal] = []
     keeps: list[int | None] = [None]
-    if block.prune in enabled:
+    if block.second is not None and block.prune in enabled:
         counts, refused = _counts(block, target)
         keeps += counts
         refusals += refused
-    first, refused_first = _formats(block.first, target, enabled)
-    second, refused_second = _formats(block.second, target, enabled)
-    refusals += [*refused_first, *refused_second]
-    core = [DENSE]
+    first, refused_first = formats_for(block.first, target, enabled)
+    second: list[Format] = [DENSE]
+    refusals += refused_first
+    if block.second is not None:
+        second, refused_second = formats_for(block.second, target, enabled)
+        refusals += refused_second
+    cores, refused_cores = _cores(block, target, enabled)
+    refusals += refused_cores
+    return Offers(tuple(keeps), tuple(first), tuple(second), tuple(refusals), tuple(cores))
+
+
+def _cores(
+    block: Block, target: Target, enabled: tuple[str, ...]
+) -> tuple[list[str], list[Refusal]]:
+    """Passes for what lies between the layers, "" first."""
+    settings: list[dict[str, int]] = []
+    refusals: list[Refusal] = []
+    name = ""
     if isinstance(block.site, Attention) and int8_attention.NAME in enabled:
-        settings, refused = int8_attention.choices(block.site, target)
-        core += [INT8_CORE for _ in settings]
-        refusals += refused
-    return Offers(tuple(keeps), tuple(first), tuple(second), tuple(refusals), tuple(core))
+        name = int8_attention.NAME
+        settings, refusals = int8_attention.choices(block.site, target)
+    elif isinstance(block.site, FFN) and approximate.NAME in enabled:
+        name = approximate.NAME
+        settings, refusals = approximate.choices(block.site, target)
+    return ["", *(name for _ in settings)], refusals
 
 
 def _counts(block: Block, target: Target) -> tuple[list[int], list[Refusal]]:
     """Units to keep, at most ``MOST_COUNTS`` of them, evenly spread."""
+    counts: list[int] = []
+    refusals: list[Refusal] = []
     if isinstance(block.site, Attention):
         settings, refusals = heads.choices(block.site, target)
         counts = [s["heads"] for s in settings]
-    else:
+    elif isinstance(block.site, FFN):
         settings, refusals = ffn.choices(block.site, target)
         counts = [s["width"] for s in settings]
     if len(counts) > MOST_COUNTS:
         picks = [round(i * (len(counts) - 1) / (MOST_COUNTS - 1)) for i in range(MOST_COUNTS)]
         counts = [counts[i] for i in picks]
     return counts, refusals
-
-
-def _formats(
-    linear: Linear, target: Target, enabled: tuple[str, ...]
-) -> tuple[list[Format], list[Refusal]]:
-    """Formats of one layer, float32 and dense first."""
-    found, refusals = [DENSE], []
-    if "int8" in enabled:
-        densities = INT8.densities if "sparse" in enabled else (1.0,)
-        settings, refused = int8.choices(linear, target, replace(INT8, densities=densities))
-        found += [int8.form(s, target) for s in settings]
-        refusals += refused
-    if "sparse" in enabled:
-        settings, refused = sparse.choices(linear, target, SPARSE)
-        found += [sparse.form(s, target) for s in settings]
-        refusals += refused
-    return found, refusals

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
-from codesign.loop.blocks import DENSE, Block
+from codesign.loop.blocks import Block
 from codesign.loop.layer_solver import Index, SolvedBlock, rows_of
+from passes.approximate import approximate
 from passes.ffn import prune_ffn
 from passes.format_linear import format_linears
-from passes.formats import Format, Solved
+from passes.formats import Solved
 from passes.heads import prune_heads
 from passes.int8_attention import quantize_attention
 from passes.layers import drop_layers
 from passes.model import Model
-from passes.sites import Attention, Layer
+from passes.sites import FFN, Attention, Section, encoder_layers
+from passes.tokens import keep_tokens
 from targets.target import Target
 
 
 def rewrite_candidate(
-    model: Model, blocks: Sequence[SolvedBlock], dropped: Sequence[Layer], target: Target
+    model: Model,
+    blocks: Sequence[SolvedBlock],
+    dropped: Sequence[Section],
+    target: Target,
+    layers: Sequence[Section] = (),
+    tokens: Mapping[str, int] = MappingProxyType({}),
 ) -> Model:
     """The canonical model with every solved block in its compact form, and without dropped layers.
 
-    Blocks of dropped layers must not be among ``blocks``.
+    Args:
+        model: canonical.
+        blocks: none of a dropped layer is among them.
+        dropped: the layers to leave out.
+        target: gives the packed block.
+        layers: all of the model, in order; needed where tokens are merged.
+        tokens: how many are left at the input of a layer, by its name.
     """
+    if tokens:
+        model = keep_tokens(model, encoder_layers(layers), tokens, target)[0]
     for solved in blocks:
         model = rewrite_block(
             model,
@@ -44,9 +60,9 @@ def rewrite_block(
     block: Block,
     units: Index | None,
     first: Solved,
-    second: Solved,
+    second: Solved | None,
     target: Target,
-    core: Format = DENSE,
+    core: str = "",
 ) -> Model:
     """One block rewritten: its units cut to ``units``, its layers and its core in their formats.
 
@@ -56,13 +72,15 @@ def rewrite_block(
         units: heads or neurons kept; None for all.
         first, second: the layers over the rows and inputs that are kept.
         target: gives the packed block.
-        core: format of what lies between the layers.
+        core: the pass that changes what lies between the layers.
     """
-    if units is not None:
+    if units is not None and second is not None:
         model = _pruned(model, block, units, first, second)
-    if core != DENSE and isinstance(block.site, Attention):
+    if core and isinstance(block.site, Attention):
         model = quantize_attention(model, block.site)[0]
-    layers = [(block.first, first), (block.second, second)]
+    elif core and isinstance(block.site, FFN):
+        model = approximate(model, block.site)[0]
+    layers = [(s, w) for s, w in zip(block.linears, (first, second), strict=False) if w is not None]
     return format_linears(model, layers, target)[0]
 
 
@@ -70,9 +88,14 @@ def _pruned(model: Model, block: Block, units: Index, first: Solved, second: Sol
     rows = rows_of(block, units)
     wide_first = np.zeros((block.first.out_features, block.first.in_features), np.float32)
     wide_first[rows.first] = first.weight
+    assert block.second is not None
     wide_second = np.zeros((block.second.out_features, block.second.in_features), np.float32)
     wide_second[:, rows.second] = second.weight
-    weights = {block.first.weight: wide_first, block.second.weight: wide_second}
+    weights = {
+        block.first.weight: wide_first.reshape(block.first.shape),
+        block.second.weight: wide_second.reshape(block.second.shape),
+    }
     if isinstance(block.site, Attention):
         return prune_heads(model, block.site, units, weights)[0]
+    assert isinstance(block.site, FFN)
     return prune_ffn(model, block.site, units, weights)[0]

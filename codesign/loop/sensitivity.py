@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.candidate import Candidate, Choice
-from codesign.loop.blocks import DENSE, DROP, Block, Decision, blocks_of
-from codesign.loop.layer_solver import Index, LayerSolver, effective, merged, quantized_core
+from codesign.loop.blocks import DROP, Block, Decision, blocks_of, tokens_kept
+from codesign.loop.layer_solver import Index, LayerSolver, changed_core, effective, merged
 from codesign.loop.offers import Offers
 from codesign.machine import cores
 from codesign.records import Records
 from codesign.records.entries import SensitivityKey
 from codesign.simulate import Simulator, Variant
-from passes.formats import Format, Solved
-from passes.sites import Attention, Layer, Linear
+from passes import tokens
+from passes.formats import DENSE, Format, Solved
+from passes.sites import Attention, Section
 from passes.solve.blas import one_thread
 from passes.solve.gram import Gram
 from passes.solve.site import Affine, solve_ffn_widths, solve_formats, solve_head_counts
@@ -48,14 +49,19 @@ class Sensitivities:
             self.values[Candidate(part.choices(block)).key] for part in parts if part != Decision()
         )
 
-    def of_drop(self, layer: Layer) -> float:
+    def of_drop(self, layer: Section) -> float:
         """The error of leaving a layer out."""
         return self.values[drop_candidate(layer).key]
 
 
-def drop_candidate(layer: Layer) -> Candidate:
+def drop_candidate(layer: Section) -> Candidate:
     """The candidate that only leaves out one layer."""
     return Candidate((Choice(layer.name, DROP, {"drop": True}),))
+
+
+def tokens_candidate(layer: Section, keep: int) -> Candidate:
+    """The candidate that only merges tokens at the input of one layer."""
+    return Candidate((Choice(layer.name, tokens.NAME, {"keep": keep}),))
 
 
 @dataclass(frozen=True)
@@ -65,25 +71,28 @@ class SensitivityProbe:
     Attributes:
         simulator, solver: made only when something is not recorded yet.
         key: makes the record's key of a candidate.
+        lengths: tokens that may be left at the input of a layer.
     """
 
     simulator: Callable[[], Simulator]
     solver: Callable[[], LayerSolver]
     records: Records
     key: Callable[[Candidate], SensitivityKey]
+    lengths: tuple[int, ...] = ()
 
     def layers(
         self,
-        layers: Sequence[Layer],
+        layers: Sequence[Section],
         offers: Mapping[str, Offers],
         droppable: bool,
         step: Callable[[str], None],
     ) -> dict[str, float]:
         """The sensitivities of all single decisions; layers are worked on side by side."""
         found: dict[str, float] = {}
-        missing: list[tuple[Layer, set[str]]] = []
+        missing: list[tuple[Section, set[str]]] = []
         for layer in layers:
-            wanted = [drop_candidate(layer)] if droppable else []
+            wanted = [drop_candidate(layer)] if droppable and layer.droppable else []
+            wanted += [tokens_candidate(layer, length) for length in self.lengths]
             for block in blocks_of(layer):
                 wanted += [Candidate(d.choices(block)) for d in single(offers[block.name])]
             values = {c.key: self.records.find_sensitivity(self.key(c)) for c in wanted}
@@ -101,7 +110,7 @@ class SensitivityProbe:
     @one_thread
     def _measure(
         self,
-        missing: Sequence[tuple[Layer, set[str]]],
+        missing: Sequence[tuple[Section, set[str]]],
         offers: Mapping[str, Offers],
         droppable: bool,
         step: Callable[[str], None],
@@ -110,12 +119,13 @@ class SensitivityProbe:
         results: SimpleQueue[tuple[Candidate, float] | str] = SimpleQueue()
         stop = Event()
 
-        def work(layer: Layer, unknown: set[str]) -> None:
+        def work(layer: Section, unknown: set[str]) -> None:
             try:
                 for candidate, variant in self._variants(layer, offers, droppable, unknown):
                     if stop.is_set():
                         return
-                    value = self.simulator().sensitivity(layer.name, variant, SAMPLES)
+                    keep = tokens_kept(candidate, layer.name)
+                    value = self.simulator().sensitivity(layer.name, variant, SAMPLES, keep)
                     results.put((candidate, value))
             finally:
                 results.put(layer.name)
@@ -141,31 +151,34 @@ class SensitivityProbe:
         return found
 
     def _variants(
-        self, layer: Layer, offers: Mapping[str, Offers], droppable: bool, missing: set[str]
+        self, layer: Section, offers: Mapping[str, Offers], droppable: bool, missing: set[str]
     ) -> Iterator[tuple[Candidate, Variant]]:
-        if droppable and drop_candidate(layer).key in missing:
+        if droppable and layer.droppable and drop_candidate(layer).key in missing:
             yield drop_candidate(layer), Variant(dropped=True)
+        for candidate in (tokens_candidate(layer, length) for length in self.lengths):
+            if candidate.key in missing:
+                yield candidate, Variant()
         for block in blocks_of(layer):
             offer = offers[block.name]
             for decision, variant in chain(
                 self._kept(layer, block, offer, missing),
-                self._formats(layer, block, block.first, offer.first, True, missing),
-                self._formats(layer, block, block.second, offer.second, False, missing),
-                ((Decision(core=c), quantized_core(block)) for c in offer.core if c != DENSE),
+                self._formats(layer, block, True, offer.first, missing),
+                self._formats(layer, block, False, offer.second, missing),
+                ((Decision(core=c), changed_core(block)) for c in offer.core if c),
             ):
                 candidate = Candidate(decision.choices(block))
                 if candidate.key in missing:
                     yield candidate, variant
 
     def _kept(
-        self, layer: Layer, block: Block, offers: Offers, missing: set[str]
+        self, layer: Section, block: Block, offers: Offers, missing: set[str]
     ) -> Iterator[tuple[Decision, Variant]]:
         keeps = [
             keep
             for keep in offers.keeps
             if keep is not None and Candidate(Decision(keep).choices(block)).key in missing
         ]
-        if not keeps:
+        if not keeps or block.second is None:
             return
         first, second = self.solver().affine(block.first), self.solver().affine(block.second)
         stream = self.simulator().dense_stream(layer.name)
@@ -178,18 +191,18 @@ class SensitivityProbe:
 
     def _formats(
         self,
-        layer: Layer,
+        layer: Section,
         block: Block,
-        linear: Linear,
-        forms: tuple[Format, ...],
         is_first: bool,
+        forms: tuple[Format, ...],
         missing: set[str],
     ) -> Iterator[tuple[Decision, Variant]]:
         decisions = {f: Decision(first=f) if is_first else Decision(second=f) for f in forms}
         todo = [
             f for f in forms if f != DENSE and Candidate(decisions[f].choices(block)).key in missing
         ]
-        if not todo:
+        linear = block.first if is_first else block.second
+        if not todo or linear is None:
             return
         gram = self.solver().gram(self.simulator().dense_stream(layer.name), linear.name, Variant())
         affine: Affine = self.solver().affine(linear)
@@ -205,9 +218,10 @@ def fitted_units(
     Columns of removed units are zero.
     """
     if isinstance(block.site, Attention):
-        heads = solve_head_counts(first, second, gram, block.units, block.width, keeps)
+        heads = solve_head_counts(first, second, gram, block.units, block.rows, keeps)
         return [(s.keep, s.out) for s in heads]
-    return [(s.keep, s.down) for s in solve_ffn_widths(first, second, gram, keeps)]
+    widths = solve_ffn_widths(first, second, gram, keeps, block.features)
+    return [(s.keep, s.down) for s in widths]
 
 
 def _float32(array: NDArray[np.floating] | None) -> NDArray[np.float32] | None:
@@ -220,5 +234,5 @@ def single(offers: Offers) -> list[Decision]:
         *(Decision(keep) for keep in offers.keeps if keep is not None),
         *(Decision(first=form) for form in offers.first if form != DENSE),
         *(Decision(second=form) for form in offers.second if form != DENSE),
-        *(Decision(core=form) for form in offers.core if form != DENSE),
+        *(Decision(core=core) for core in offers.core if core),
     ]

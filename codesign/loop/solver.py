@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Event
 
 from codesign.candidate import Candidate
-from codesign.loop.blocks import Decision, blocks_of, decision_of, dropped
+from codesign.loop.blocks import Decision, blocks_of, decision_of, dropped, tokens_kept
 from codesign.loop.layer_solver import LayerSolver, SolvedBlock
 from codesign.machine import cores
 from codesign.simulate import Simulator, Stream, Variant
-from passes.sites import Layer, Sites
+from passes.sites import Section, Sites
 from passes.solve.blas import one_thread
 from targets.target import Target
 
@@ -24,11 +24,13 @@ class SolvedCandidate:
     Attributes:
         blocks: in order of computation, without those of dropped layers.
         dropped: the layers left out.
+        tokens: how many are left at the input of a layer, by its name; empty if no tokens are merged.
         output_error: relative squared error of the outputs over the calibration samples.
     """
 
     blocks: tuple[SolvedBlock, ...] = ()
-    dropped: tuple[Layer, ...] = ()
+    dropped: tuple[Section, ...] = ()
+    tokens: Mapping[str, int] = field(default_factory=dict)
     output_error: float = 0.0
 
 
@@ -45,19 +47,22 @@ def solve_candidate(
     by_name = {layer.name: layer for layer in sites.layers}
     stream = simulator.dense_stream(simulator.segments[0].name)
     blocks: list[SolvedBlock] = []
+    tokens: dict[str, int] = {}
     for segment in simulator.segments:
         change = Variant()
         layer = by_name.get(segment.name)
         if segment.name in gone:
             change = Variant(dropped=True)
         elif layer is not None:
+            if (keep := tokens_kept(candidate, layer.name)) is not None:
+                stream, tokens[layer.name] = simulator.merge(stream, keep), keep
             found, change = solve_layer(solver, stream, layer, candidate, target)
             blocks += found
         stream = simulator.advance(stream, change)
         if layer is not None:
             step()
     layers = tuple(by_name[name] for name in sorted(gone))
-    return SolvedCandidate(tuple(blocks), layers, simulator.output_error(stream))
+    return SolvedCandidate(tuple(blocks), layers, tokens, simulator.output_error(stream))
 
 
 class _StoppedError(Exception):
@@ -95,7 +100,7 @@ def solve_side_by_side(
 
 
 def solve_layer(
-    solver: LayerSolver, stream: Stream, layer: Layer, candidate: Candidate, target: Target
+    solver: LayerSolver, stream: Stream, layer: Section, candidate: Candidate, target: Target
 ) -> tuple[list[SolvedBlock], Variant]:
     """The blocks of one layer, and what they change in it together."""
     change, found = Variant(), []

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 
 from codesign.loop.blocks import DROP, Block, blocks_of
-from codesign.loop.costs import BlockKernels, KernelBook, block_kernels, layer_model
+from codesign.loop.costs import (
+    BlockKernels,
+    KernelBook,
+    Seconds,
+    block_kernels,
+    layer_model,
+    shared_seconds,
+)
 from codesign.loop.offers import Offers, offers_for
 from codesign.loop.sensitivity import Sensitivities, drop_candidate
 from codesign.search import Group, Option, Tables, veto_slow
 from codesign.search import Layer as LayerTable
+from passes import tokens
 from passes.model import Model
 from passes.report import Refusal
-from passes.sites import Layer, Sites
+from passes.sites import Section, Sites, encoder_layers
 from targets.target import Target
-
-Seconds = Callable[[Mapping[str, int]], float]
 
 
 @dataclass(frozen=True)
@@ -29,20 +36,24 @@ class Space:
         dense: kernels of the whole model as it is.
         book: every kernel that any decision leads to.
         droppable: whether layers may be left out.
+        lengths: tokens that layers may run on, all first; empty if there is no choice.
+        no_lengths: why there are not more.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[Section, ...]
     offers: Mapping[str, Offers]
     kernels: Mapping[str, BlockKernels]
     untouched: Mapping[str, Mapping[str, int]]
     dense: Mapping[str, int]
     book: KernelBook
     droppable: bool
+    lengths: tuple[int, ...] = ()
+    no_lengths: tuple[Refusal, ...] = ()
 
     @property
     def refusals(self) -> list[Refusal]:
         """What the passes did not offer, and why."""
-        return [r for offer in self.offers.values() for r in offer.refusals]
+        return [*self.no_lengths, *(r for o in self.offers.values() for r in o.refusals)]
 
 
 def space_of(
@@ -68,13 +79,25 @@ def space_of(
         shape = (*sorted(counts.items()), *(_shape(offers[b.name]) for b in blocks))
         if shape not in same:
             same[shape] = {
-                i: block_kernels(alone, i, offers[b.name], target, book)
+                i: block_kernels(alone, b, offers[b.name], target, book)
                 for i, b in enumerate(blocks)
             }
         for index, block in enumerate(blocks):
             found[block.name] = same[shape][index]
         step(layer.name)
-    return Space(sites.layers, offers, found, untouched, dense, book, DROP in enabled)
+    lengths, refused = _lengths(model, sites) if tokens.NAME in enabled else ((), ())
+    return Space(
+        sites.layers, offers, found, untouched, dense, book, DROP in enabled, lengths, refused
+    )
+
+
+def _lengths(model: Model, sites: Sites) -> tuple[tuple[int, ...], tuple[Refusal, ...]]:
+    """Lengths of the sequence that layers may run on, the full one first, and what is refused."""
+    layers = encoder_layers(sites.layers)
+    settings, refused = tokens.choices(model, layers)
+    if not settings:
+        return (), tuple(refused)
+    return (tokens.length(model, layers), *(s["keep"] for s in settings)), tuple(refused)
 
 
 def _shape(offers: Offers) -> tuple[object, ...]:
@@ -95,7 +118,7 @@ def tables_of(space: Space, sensitivities: Sensitivities, seconds: Seconds) -> T
         total -= own
         groups = tuple(_group(b, space, sensitivities, seconds) for b in blocks_of(layer))
         drop = None
-        if space.droppable:
+        if space.droppable and layer.droppable:
             choices = drop_candidate(layer).choices
             drop = Option(choices, "dropped", 0.0, sensitivities.of_drop(layer))
         # options are relative to the untouched layer, so that shared kernels count once
@@ -108,17 +131,16 @@ def _dense(group: Group) -> float:
 
 
 def _group(block: Block, space: Space, sensitivities: Sensitivities, seconds: Seconds) -> Group:
-    kernels = space.kernels[block.name]
-    own = seconds(kernels.untouched) / 2  # an offset that keeps options positive
+    decisions = space.offers[block.name].decisions()
+    kernels = {d: space.kernels[block.name].of(d) for d in decisions}
     options = []
-    for decision in space.offers[block.name].decisions():
-        takes = own + seconds(kernels.of(decision))
-        broken = takes != takes or takes == float("inf")
+    for decision, takes in shared_seconds(kernels, seconds).items():
+        broken = takes == inf
         options.append(
             Option(
                 decision.choices(block),
                 decision.family,
-                max(takes, 0.0) if not broken else 1.0,
+                1.0 if broken else takes,
                 sensitivities.of(block, decision),
                 "a kernel that it needs could not be measured" if broken else "",
             )

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import tvm
-from tvm import relax, te, tirx
+from tvm import relax, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from codesign.simulate.gates import GATE, chosen, gated
 from codesign.simulate.graph import Dataflow, Slice, spec
+from passes.approximate import gelu_of, polynomial
 from passes.int8_attention import core_of
 from passes.lower_attention import attention_call
 from passes.model import Model, TensorSpec
 from passes.patterns import AttentionMatch, Flow
-from passes.sites import Attention, Linear
+from passes.sites import FFN, Attention, Linear, Part
 from targets.kernels.attention_int8 import attention_int8
-from targets.kernels.primfunc import dims, prim_func
 from targets.kernels.quantize import quantize_rows
 
 _OPAQUE = 8  # relax's OpPatternKind: nothing is fused into it
 
 
-def as_model(flow: Dataflow, part: Slice, gated: Sequence[Linear | Attention] = ()) -> Model:
+def as_model(flow: Dataflow, part: Slice, switchable: Sequence[Part] = ()) -> Model:
     """The slice ``part`` as a model: inputs are what is given, the context, then the gates.
 
     Args:
         flow: the graph that ``part`` is a slice of.
         part: the slice.
-        gated: sites that get a gate, a float32 scalar input ``gate.<site>``. Above 0, the input of a
-            linear layer passes through uint8 per token and back, as the int8 kernels see it, and
-            attention is computed by the kernel with int8 products.
+        switchable: sites that get a gate, an input ``gate.<site>`` that says how a linear layer sees its
+            input, whether attention is computed by the kernel with int8 products, and an activation
+            by its replacement; see `codesign.simulate.gates`.
     """
-    copy = _Copy(flow, part, gated)
+    copy = _Copy(flow, part, switchable)
     outputs = copy.body()
     inputs = tuple(spec(v) for v in copy.inputs)
     weights = {w: flow.model.weights[w] for w in part.weights}
@@ -69,33 +69,45 @@ def residual_input(flow: Dataflow, linear: Linear) -> str | None:
 
 
 def weight_of(flow: Dataflow, value: relax.Expr) -> str | None:
-    """The weight of ``matmul(x, permute_dims(weight))``, None if it is anything else."""
-    if not isinstance(value, relax.Call) or value.op != tvm.ir.Op.get("relax.matmul"):
+    """The weight of ``matmul(x, permute_dims(weight))`` or ``conv2d(x, weight)``; None of anything else."""
+    if _is(value, "relax.nn.conv2d"):
+        weight = value.args[1]
+    elif _is(value, "relax.matmul"):
+        transposed = value.args[1]
+        binding = flow.bindings.get(transposed.name) if isinstance(transposed, relax.Var) else None
+        if binding is None or not _is(binding.value, "relax.permute_dims"):
+            return None
+        weight = binding.value.args[0]
+    else:
         return None
-    transposed = value.args[1]
-    binding = flow.bindings.get(transposed.name) if isinstance(transposed, relax.Var) else None
-    source = binding.value if binding is not None else None
-    if not isinstance(source, relax.Call) or source.op != tvm.ir.Op.get("relax.permute_dims"):
-        return None
-    weight = source.args[0]
     name = weight.name if isinstance(weight, relax.Var) else ""
     return name if name in flow.model.weights else None
+
+
+def _is(value: relax.Expr, op: str) -> bool:
+    return isinstance(value, relax.Call) and value.op == tvm.ir.Op.get(op)
 
 
 @mutator
 class _Copy(PyExprMutator):  # type: ignore[misc]
     """Emits the bindings of a slice into a function of its own."""
 
-    def __init__(self, flow: Dataflow, part: Slice, gated: Sequence[Linear | Attention]) -> None:
+    def __init__(self, flow: Dataflow, part: Slice, switchable: Sequence[Part]) -> None:
         super().__init__()
         self._flow = flow
         self._part = part
-        gates = {site: _parameter(f"gate.{site.name}", [], "float32") for site in gated}
+        gates = {site: _parameter(f"gate.{site.name}", [GATE], "float32") for site in switchable}
         self._gates = {s.weight: gate for s, gate in gates.items() if isinstance(s, Linear)}
         self._cores: dict[str, tuple[AttentionMatch, relax.Var]] = {}
+        self._activations: dict[str, relax.Var] = {}
         attentions = {s: gate for s, gate in gates.items() if isinstance(s, Attention)}
-        if attentions:
+        ffns = {s: gate for s, gate in gates.items() if isinstance(s, FFN)}
+        if attentions or ffns:
             self._patterns = Flow(flow.model)
+        for ffn, gate in ffns.items():
+            gelu = gelu_of(self._patterns, ffn)
+            if gelu is not None:
+                self._activations[gelu.name] = gate
         for site, gate in attentions.items():
             match = core_of(self._patterns, site)
             if match is not None:
@@ -112,7 +124,9 @@ class _Copy(PyExprMutator):  # type: ignore[misc]
         with self._bb.function("main", self._params):
             with self._bb.dataflow():
                 for binding in self._part.bindings:
-                    value = self._gate_matmul(binding.value, self.visit_expr(binding.value))
+                    value = self._gate_product(binding.value, self.visit_expr(binding.value))
+                    if binding.var.name in self._activations:
+                        value = self._gate_gelu(value, self._activations[binding.var.name])
                     if binding.var.name in self._cores:
                         value = self._gate_core(value, *self._cores[binding.var.name])
                     self._at[binding.var.name] = self._bb.emit(value, binding.var.name)
@@ -131,14 +145,15 @@ class _Copy(PyExprMutator):  # type: ignore[misc]
     def visit_dataflow_var_(self, var: relax.Var) -> relax.Expr:
         return self._at[var.name]
 
-    def _gate_matmul(self, old: relax.Expr, new: relax.Expr) -> relax.Expr:
+    def _gate_product(self, old: relax.Expr, new: relax.Expr) -> relax.Expr:
         weight = weight_of(self._flow, old)
         if weight is None or weight not in self._gates:
             return new
-        return relax.op.matmul(self._gate(new.args[0], weight), new.args[1])
+        seen = self._bb.emit(self._gate(new.args[0], weight))
+        return relax.Call(new.op, [seen, new.args[1]], new.attrs, new.ty_args)
 
     def _gate_core(self, exact: relax.Expr, match: AttentionMatch, gate: relax.Var) -> relax.Expr:
-        """Attention as it is if the gate is 0, otherwise with int8 products."""
+        """Attention as it is if the gate is open, otherwise with int8 products."""
         value = attention_call(
             self._patterns, match, attention_int8, "attention_int8", self.visit_expr, self._opaque
         )
@@ -147,12 +162,19 @@ class _Copy(PyExprMutator):  # type: ignore[misc]
         kernel = self._opaque(chosen(spec(match.o).shape), "chosen")
         return relax.call_tir(kernel, operands, match.o.ty)
 
+    def _gate_gelu(self, exact: relax.Expr, gate: relax.Var) -> relax.Expr:
+        """GELU as it is if the gate is open, otherwise the polynomial."""
+        x = exact.args[0]
+        operands = [self._bb.emit(exact), self._bb.emit(polynomial(x, self._bb.emit)), gate]
+        kernel = self._opaque(chosen(spec(x).shape), "chosen")
+        return relax.call_tir(kernel, operands, x.ty)
+
     def _opaque(self, kernel: tirx.PrimFunc, name: str) -> relax.GlobalVar:
         """Add a kernel into which nothing is fused."""
         return self._bb.add_func(kernel.with_attr("op_pattern", _OPAQUE), name)
 
     def _gate(self, x: relax.Expr, weight: str) -> relax.Expr:
-        """``x`` if the gate is 0, otherwise x quantised per token and dequantised."""
+        """``x`` as the gate says that it is seen."""
         if weight not in self._gates:
             return x
         *lead, k = spec(x).shape
@@ -170,36 +192,9 @@ class _Copy(PyExprMutator):  # type: ignore[misc]
         return self._bb.emit_te(gated, x, *parts, gate, primfunc_name_hint="gated")
 
 
-def gated(
-    x: te.Tensor, q: te.Tensor, scale: te.Tensor, zero: te.Tensor, gate: te.Tensor
-) -> te.Tensor:
-    """``(q - zero) * scale`` where ``gate`` is above 0, else ``x``."""
-
-    def value(*i: tirx.Var) -> tirx.Expr:
-        row = i[:-1]
-        back = (q[i].astype("int32") - zero[row]).astype("float32") * scale[row]
-        return tirx.Select(gate[()] > tirx.FloatImm("float32", 0.0), back, x[i])
-
-    return te.compute(x.shape, value, name="gated")
-
-
-def chosen(shape: Sequence[int]) -> tirx.PrimFunc:
-    """PrimFunc ``(exact, coarse, gate) -> coarse`` where the scalar ``gate`` is above 0, else ``exact``."""
-    exact, coarse = (te.placeholder(dims(*shape), "float32", name=n) for n in ("exact", "coarse"))
-    gate = te.placeholder((), "float32", name="gate")
-    on = gate[()] > tirx.FloatImm("float32", 0.0)
-    out = te.compute(exact.shape, lambda *i: tirx.Select(on, coarse[i], exact[i]), name="chosen")
-    return prim_func([exact, coarse, gate, out])
-
-
 def _parameter(name: str, shape: Sequence[int], dtype: str) -> relax.Var:
     return relax.Var(name, relax.TensorType(list(shape), dtype))
 
 
 def _like(var: relax.Var) -> relax.Var:
     return relax.Var(var.name, var.ty)
-
-
-def gate_value(on: bool) -> np.ndarray[tuple[()], np.dtype[np.float32]]:
-    """The input that switches a gate."""
-    return np.array(1.0 if on else 0.0, np.float32)

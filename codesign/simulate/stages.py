@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from codesign.simulate.graph import Dataflow, Slice
 from codesign.simulate.instrument import probe_input, residual_input
 from codesign.simulate.segments import Segment
-from passes.sites import Attention, Linear
+from passes.sites import Part
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Stage:
 
     Attributes:
         part: its slice; ``wanted`` is what later stages or segments read of what it computes.
-        quantizable: the sites in it that may compute on 8-bit codes.
+        switchable: the sites in it that may compute in another way.
         kept: names that later stages of the segment still read, from this stage or before it.
     """
 
     part: Slice
-    quantizable: tuple[Linear | Attention, ...]
+    switchable: tuple[Part, ...]
     kept: frozenset[str]
 
 
@@ -53,7 +53,7 @@ def staged(flow: Dataflow, segment: Segment) -> Staged:
     place = {name: i for i, name in enumerate(flow.vars)}
     inputs = {site.name: probe_input(flow, site) for site in segment.linears}
     residuals: dict[str, str] = {}
-    for site in segment.linears if segment.is_layer else ():
+    for site in segment.linears if segment.is_section else ():
         name = residual_input(flow, site)
         if name is not None:
             residuals[site.name] = name
@@ -68,8 +68,9 @@ def staged(flow: Dataflow, segment: Segment) -> Staged:
         reach[linear] = len(cuts)
     if left:
         cuts.append(left)
+    asked = {*inputs.values(), *residuals.values()}  # also where one stage computes several of them
     stages = tuple(
-        _stage(flow, segment, cut, set().union(*cuts[i + 1 :])) for i, cut in enumerate(cuts)
+        _stage(flow, segment, cut, set().union(*cuts[i + 1 :]), asked) for i, cut in enumerate(cuts)
     )
     return Staged(stages, reach, inputs, residuals)
 
@@ -86,14 +87,17 @@ def _needed(flow: Dataflow, names: Iterable[str], among: set[str]) -> set[str]:
     return found
 
 
-def _stage(flow: Dataflow, segment: Segment, inside: set[str], later: set[str]) -> Stage:
+def _stage(
+    flow: Dataflow, segment: Segment, inside: set[str], later: set[str], asked: set[str]
+) -> Stage:
     bindings = tuple(b for b in segment.part.bindings if b.var.name in inside)
     reads = [r for b in bindings for r in flow.reads[b.var.name] if r not in inside]
     weights = tuple(dict.fromkeys(r for r in reads if r in flow.model.weights))
     given = tuple(dict.fromkeys(r for r in reads if r not in flow.model.weights))
-    needed = {r for name in later for r in flow.reads[name]} | set(segment.part.wanted)
+    needed = {r for name in later for r in flow.reads[name]} | set(segment.part.wanted) | asked
     wanted = tuple(b.var.name for b in bindings if b.var.name in needed)
     found = [site for site in segment.linears if site.weight in weights]
     cores = [site for site in segment.attentions if site.qkv.weight in weights]
+    ffns = [site for site in segment.ffns if site.up.weight in weights]
     part = Slice(given, (), weights, wanted, bindings)
-    return Stage(part, (*found, *cores), frozenset(needed - set(flow.model.weights)))
+    return Stage(part, (*found, *cores, *ffns), frozenset(needed - set(flow.model.weights)))

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from codesign.simulate.classes import SegmentPrograms
 from codesign.simulate.stream import Array, Environment, Variant
+from passes.formats import Seen
 
 
 @dataclass(frozen=True)
 class _Done:
-    """One stage that was run: with which weights and quantisers, and what it left."""
+    """One stage that was run: with which weights, on inputs seen how, and what it left."""
 
     weights: tuple[Array | None, ...]
-    quantized: frozenset[str]
+    seen: Mapping[str, Seen]
     after: tuple[Environment, ...]
 
-    def holds(self, weights: Sequence[Array | None], quantized: frozenset[str]) -> bool:
+    def holds(self, weights: Sequence[Array | None], seen: Mapping[str, Seen]) -> bool:
         same = all(a is b for a, b in zip(self.weights, weights, strict=True))
-        return same and self.quantized == quantized
+        return same and self.seen == seen
 
 
 class Walk:
@@ -46,12 +47,13 @@ class Walk:
         for number in range(stages):
             stage = self._programs.staged[self._index].stages[number]
             weights = [variant.weights.get(w) for w in stage.part.weights]
-            quantized = variant.quantized & {x.name for x in stage.quantizable}
-            if number < len(self._done) and self._done[number].holds(weights, quantized):
+            names = [x.name for x in stage.switchable]
+            seen = {name: variant.seen[name] for name in names if name in variant.seen}
+            if number < len(self._done) and self._done[number].holds(weights, seen):
                 continue
             del self._done[number:]
             before = self._done[-1].after if self._done else self._samples
             step = self._programs.step(self._index, number, variant)
             after = tuple(self._pool.map(step, before))
-            self._done.append(_Done(tuple(weights), quantized, after))
+            self._done.append(_Done(tuple(weights), seen, after))
         return self._done[stages - 1].after if stages else self._samples

@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from passes.errors import PassError
-from passes.formats import Format, Solved
-from passes.solve.gptq import quantize_rows
+from passes.formats import Balanced, Format, Parts, Pruned, Solved, Structure
 from passes.solve.gram import Array, Gram, check_finite, corrected_bias, target_weight
 from passes.solve.obs import prune_path
 
@@ -64,15 +63,21 @@ class SolvedHeads:
     out: Affine
 
 
-def solve_ffn(up: Affine, down: Affine, gram: Gram, keep: int) -> SolvedFFN:
-    """Keep ``keep`` neurons of an FFN; ``gram`` is that of the inputs of the second layer."""
-    return solve_ffn_widths(up, down, gram, [keep])[0]
+def solve_ffn(up: Affine, down: Affine, gram: Gram, keep: int, features: int = 1) -> SolvedFFN:
+    """Keep ``keep`` neurons of an FFN; ``gram`` is that of the inputs of the second layer.
+
+    With ``features`` above 1 that many adjacent inputs of the second layer are one neuron: of a
+    convolution, the taps of a channel.
+    """
+    return solve_ffn_widths(up, down, gram, [keep], features)[0]
 
 
-def solve_ffn_widths(up: Affine, down: Affine, gram: Gram, keeps: Sequence[int]) -> list[SolvedFFN]:
+def solve_ffn_widths(
+    up: Affine, down: Affine, gram: Gram, keeps: Sequence[int], features: int = 1
+) -> list[SolvedFFN]:
     """``solve_ffn`` for several widths at the price of the smallest."""
     solved = []
-    for mask, fitted in _structured(down, gram, keeps, group=1):
+    for mask, fitted in _structured(down, gram, keeps, group=features):
         solved.append(SolvedFFN(np.flatnonzero(mask), _rows_kept(up, mask), fitted))
     return solved
 
@@ -118,22 +123,33 @@ def solve_linear(layer: Affine, gram: Gram, form: Format) -> Solved:
 def solve_formats(layer: Affine, gram: Gram, forms: Sequence[Format]) -> list[Solved]:
     """``solve_linear`` for several formats: densities of one group and block share one descent."""
     moments, target = _problem(layer, gram)
-    pruned: dict[Format, tuple[NDArray[np.float32], NDArray[np.bool_]]] = {}
-    for group, block in {(f.group, f.block) for f in forms if not f.is_dense}:
-        same = [f for f in forms if not f.is_dense and (f.group, f.block) == (group, block)]
-        keeps = [f.kept_groups(gram.features) for f in same]
-        paths = prune_path(target, moments.xx, keeps, group, block)
-        pruned.update(zip(same, paths, strict=True))
+    pruned = _pruned(target, moments, [f.structure for f in forms if f.structure is not None])
     solved = []
     for form in forms:
-        weight, mask = pruned.get(form, (target.astype(np.float32), None))
-        scale = None
-        if form.bits == 8:
-            weight, scale = quantize_rows(
-                weight, moments.xx, mask, group=form.group, block=form.block
-            )
-        solved.append(Solved(form, weight, _bias(layer, weight, gram), mask, scale))
+        weight, mask = target.astype(np.float32), None
+        if form.structure is not None:
+            weight, mask = pruned[form.structure]
+        weight, parts = form.represent(weight, mask, moments)
+        kept: Parts = {} if mask is None else {"mask": mask}
+        solved.append(Solved(form, weight, _bias(layer, weight, gram), {**kept, **parts}))
     return solved
+
+
+def _pruned(
+    target: NDArray[np.float64], moments: Gram, structures: Sequence[Structure]
+) -> dict[Structure, Pruned]:
+    """The target solved for each structure."""
+    balanced = [s for s in structures if isinstance(s, Balanced)]
+    found: dict[Structure, Pruned] = {}
+    for group, block in {(s.group, s.block) for s in balanced}:
+        same = [s for s in balanced if (s.group, s.block) == (group, block)]
+        keeps = [s.kept(moments.features) for s in same]
+        paths = prune_path(target, moments.xx, keeps, group, block)
+        found.update(zip(same, paths, strict=True))
+    for structure in structures:
+        if structure not in found:
+            found[structure] = structure.prune(target, moments.xx)
+    return found
 
 
 def _problem(layer: Affine, gram: Gram) -> tuple[Gram, NDArray[np.float64]]:

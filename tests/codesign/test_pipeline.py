@@ -13,7 +13,7 @@ from codesign.frontend import load_module
 from codesign.kernels import kernels
 from codesign.pipeline import canonical, compile_model
 from codesign.simulate import Simulator, Variant
-from passes.sites import find_sites
+from passes.find_sites import find_sites
 from targets.target import find
 
 LAYER = ["attention", "layer_norm", "layer_norm"]

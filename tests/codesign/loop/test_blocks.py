@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from codesign.candidate import Candidate, Choice
 from codesign.loop.blocks import (
-    DENSE,
     DROP,
     Decision,
     block_of,
@@ -15,8 +14,12 @@ from codesign.loop.blocks import (
     decision_of,
     dropped,
 )
-from passes.formats import Format
+from passes.bf16 import Bf16
+from passes.formats import DENSE
+from passes.int8 import Int8
+from passes.int8_static import Int8Static
 from passes.sites import FFN, Attention, Layer, Linear, Sites
+from passes.sparse import Sparse
 from targets.target import KNOWN
 
 TARGET = KNOWN["znver4"]
@@ -42,11 +45,13 @@ LAYERS = (layer(0), layer(1))
 SITES = Sites((), (), (), LAYERS, ())
 BLOCKS = [b for one in LAYERS for b in blocks_of(one)]
 
-formats = st.builds(
-    Format,
-    bits=st.sampled_from([8, 32]),
-    density=st.sampled_from([1.0, 0.75, 0.5, 0.25]),
-    block=st.just(TARGET.block),
+block = st.just(TARGET.block)
+formats = (
+    st.just(DENSE)
+    | st.just(Bf16())
+    | st.builds(Int8, density=st.sampled_from([1.0, 0.75, 0.5, 0.25]), block=block)
+    | st.builds(Int8Static, density=st.sampled_from([1.0, 0.5]), block=block)
+    | st.builds(Sparse, density=st.sampled_from([0.75, 0.5, 0.25]), block=block)
 )
 decisions = st.builds(Decision, keep=st.none() | st.integers(1, 3), first=formats, second=formats)
 
@@ -71,25 +76,24 @@ def test_different_decisions_are_different_candidates(a: Decision, b: Decision) 
 
 def test_the_untouched_block_is_no_choice() -> None:
     assert Decision().choices(BLOCKS[0]) == ()
-    assert Decision(first=Format(block=TARGET.block)).choices(BLOCKS[0]) == ()
     assert decision_of(Candidate(), BLOCKS[1], TARGET) == Decision(None, DENSE, DENSE)
 
 
 def test_blocks_of_a_layer() -> None:
     attention, ffn = blocks_of(LAYERS[1])
-    assert (attention.prune, attention.units, attention.width) == ("heads", 4, 16)
-    assert (ffn.prune, ffn.units, ffn.width) == ("ffn", 128, 1)
+    assert (attention.prune, attention.units, attention.rows) == ("heads", 4, 16)
+    assert (ffn.prune, ffn.units, ffn.rows, ffn.features) == ("ffn", 128, 1, 1)
     assert attention == block_of(LAYERS[1].attention)
     assert [ffn.first.name, ffn.second.name] == ["layer1.ffn.up", "layer1.ffn.down"]
 
 
 def test_what_families_have_in_common() -> None:
-    int8, half = Format(8, 1.0, 32), Format(32, 0.5, 32)
+    int8, half = Int8(1.0, 32), Sparse(0.5, 32)
     assert Decision().family == "dense"
     assert Decision(2).family == "pruned"
     assert Decision(first=int8).family == Decision(second=int8).family
-    assert Decision(2, int8, half).family == "pruned 32/0.5 8/1"
-    assert Decision(first=half).family != Decision(first=Format(32, 0.25, 32)).family
+    assert Decision(2, int8, half).family == "pruned fp32 density 0.5 int8"
+    assert Decision(first=half).family != Decision(first=Sparse(0.25, 32)).family
 
 
 def test_dropped_layers_by_name() -> None:

@@ -10,21 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from codesign.loop.blocks import DENSE, Block, Decision, blocks_of
+from codesign.loop.blocks import Block, Decision, blocks_of
 from codesign.loop.costs import KernelBook, block_kernels, layer_model, placeholder
 from codesign.loop.layer_solver import rows_of
 from codesign.loop.offers import Offers, offers_for
 from codesign.loop.rewrite import rewrite_block
-from passes.formats import Format
+from passes.find_sites import find_sites
+from passes.formats import DENSE
+from passes.int8 import Int8
 from passes.model import Model
-from passes.sites import Layer, Linear, find_sites
+from passes.sites import Layer, Linear
+from passes.sparse import Sparse
 from targets.target import KNOWN
 
 TARGET = KNOWN["znver4"]
-SPARSE = Format(32, 0.5, 32)
+SPARSE = Sparse(0.5, 32)
 OFFERS = {
-    0: Offers((None, 2), (DENSE, Format(8, 1.0, 32), SPARSE), (DENSE, Format(8, 0.5, 32)), ()),
-    1: Offers((None, 64), (DENSE, Format(8, 1.0, 32), SPARSE), (DENSE, Format(8, 0.5, 32)), ()),
+    0: Offers((None, 2), (DENSE, Int8(1.0, 32), SPARSE), (DENSE, Int8(0.5, 32)), ()),
+    1: Offers((None, 64), (DENSE, Int8(1.0, 32), SPARSE), (DENSE, Int8(0.5, 32)), ()),
 }
 
 
@@ -52,9 +55,9 @@ def test_kernels_of_a_combination_are_those_really_lowered(
     model: Model, layer: Layer, index: int
 ) -> None:
     alone, book = layer_model(model, layer), KernelBook()
-    found = block_kernels(alone, index, OFFERS[index], TARGET, book)
+    block = blocks_of(layer)[index]
+    found = block_kernels(alone, block, OFFERS[index], TARGET, book)
     assert found.untouched == book.count(alone, TARGET)
-    block = blocks_of(find_sites(alone).layers[0])[index]
     combined = [
         d for d in OFFERS[index].decisions() if DENSE not in (d.first, d.second)
     ]  # neither was lowered with the other
@@ -70,7 +73,7 @@ def test_kernels_of_a_combination_are_those_really_lowered(
 def test_the_untouched_decision_changes_nothing(model: Model, layer: Layer) -> None:
     alone = layer_model(model, layer)
     offers = Offers((None,), (DENSE,), (DENSE,), ())
-    found = block_kernels(alone, 1, offers, TARGET, KernelBook())
+    found = block_kernels(alone, blocks_of(layer)[1], offers, TARGET, KernelBook())
     assert not any(found.of(Decision()).values())
 
 
@@ -85,8 +88,9 @@ def test_a_layer_alone_has_the_kernels_that_it_adds_to_the_model(
 
 
 def test_int8_and_pruning_lead_to_kernels_of_their_own(model: Model, layer: Layer) -> None:
-    found = block_kernels(layer_model(model, layer), 1, OFFERS[1], TARGET, KernelBook())
-    narrow, int8 = found.of(Decision(64)), found.of(Decision(first=Format(8, 1.0, 32)))
+    ffn = blocks_of(layer)[1]
+    found = block_kernels(layer_model(model, layer), ffn, OFFERS[1], TARGET, KernelBook())
+    narrow, int8 = found.of(Decision(64)), found.of(Decision(first=Int8(1.0, 32)))
     assert {n for n in narrow.values() if n} == {1, -1}
     assert sum(narrow.values()) == 0  # other kernels, as many as before
     assert any(int8[k] > 0 for k in int8)
@@ -95,13 +99,13 @@ def test_int8_and_pruning_lead_to_kernels_of_their_own(model: Model, layer: Laye
 
 def test_placeholders_have_the_shape_of_what_will_be_solved() -> None:
     linear = Linear("x", "w", "b", 16, 100, 70)
-    solved = placeholder(linear, Format(8, 0.5, 32), 70, 50)
+    solved = placeholder(linear, Int8(0.5, 32), 70, 50)
     assert solved.weight.shape == (70, 50)
     assert solved.bias is not None
     assert solved.bias.shape == (70,)
     assert solved.mask is not None
     assert solved.mask.shape == (3, 13)
-    assert (solved.mask.sum(axis=1) == solved.format.kept_groups(50)).all()
+    assert (solved.mask.sum(axis=1) == 6).all()
     assert solved.scale is not None
     assert solved.scale.shape == (70,)
     assert placeholder(linear, DENSE, 70, 100).mask is None
@@ -112,7 +116,7 @@ def test_offers_start_with_the_untouched_block_and_say_what_is_refused(layer: La
         offers = offers_for(block, TARGET, ("ffn", "heads", "int8", "sparse"))
         assert offers.decisions()[0] == Decision()
         assert len(set(offers.decisions())) == len(offers.decisions())
-        assert any(f.bits == 8 for f in offers.first)
+        assert any(isinstance(f, Int8) for f in offers.first)
         assert all(keep is None or 0 < keep < block.units for keep in offers.keeps)
         assert offers_for(block, TARGET, ()).decisions() == [Decision()]
     old = offers_for(blocks_of(layer)[1], KNOWN["x86-64-v2"], ("int8",))

@@ -17,8 +17,11 @@ from codesign.loop.solver import solve_layer
 from codesign.records import Records
 from codesign.records.entries import SensitivityKey
 from codesign.simulate import Simulator
-from passes.formats import Format
-from passes.sites import Layer, find_sites
+from passes.find_sites import find_sites
+from passes.formats import DENSE
+from passes.int8 import Int8
+from passes.sites import Layer
+from passes.sparse import Sparse
 from targets.target import host
 
 
@@ -50,10 +53,10 @@ def offers(layer: Layer, *passes: str) -> dict[str, Offers]:
 def test_more_compression_moves_the_outputs_more(
     layer: Layer, simulator: Simulator, solver: LayerSolver, tmp_path: Path
 ) -> None:
-    half, quarter, int8 = Format(32, 0.5, 32), Format(32, 0.25, 32), Format(8, 1.0, 32)
-    formats = (Format(), half, quarter, int8)
+    half, quarter, int8 = Sparse(0.5, 32), Sparse(0.25, 32), Int8(1.0, 32)
+    formats = (DENSE, half, quarter, int8)
     offered = {
-        layer.attention.name: Offers((None,), (Format(),), (Format(),), ()),
+        layer.attention.name: Offers((None,), (DENSE,), (DENSE,), ()),
         layer.ffn.name: Offers((None, 64, 32), formats, formats, ()),
     }
     with Records(tmp_path / "r.sqlite") as records:
@@ -100,6 +103,6 @@ def test_what_is_recorded_is_not_computed_again(
 
 
 def test_single_decisions_change_one_thing() -> None:
-    form = Format(8, 1.0, 32)
-    found = single(Offers((None, 2), (Format(), form), (Format(), form), ()))
+    form = Int8(1.0, 32)
+    found = single(Offers((None, 2), (DENSE, form), (DENSE, form), ()))
     assert found == [Decision(2), Decision(first=form), Decision(second=form)]

@@ -85,7 +85,7 @@ CANDIDATES = {
 @pytest.fixture(scope="module")
 def net(encoder: Callable[..., Any]) -> Any:
     """Named as `find_sites` names: two layers, 4 heads of 16, 96 neurons."""
-    from passes.sites import find_sites
+    from passes.find_sites import find_sites
 
     made = encoder(layers=2, seq=11, width=64, heads=4, hidden=96)
     made.sites = find_sites(made.model)

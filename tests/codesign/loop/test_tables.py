@@ -12,7 +12,7 @@ from codesign.candidate import Candidate
 from codesign.loop.blocks import Decision, blocks_of
 from codesign.loop.sensitivity import Sensitivities, drop_candidate, single
 from codesign.loop.tables import Space, space_of, tables_of
-from passes.sites import find_sites
+from passes.find_sites import find_sites
 from targets.target import KNOWN
 
 TARGET = KNOWN["znver4"]

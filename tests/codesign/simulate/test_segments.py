@@ -40,7 +40,7 @@ def test_what_lies_between_layers_is_a_segment(net):
     some = replace(net.sites, layers=(net.sites.layers[0], net.sites.layers[2]))
     segments = cut(Dataflow(net.model), some)
     assert names(segments) == ["prefix", "layer0", "before layer2", "layer2", "suffix"]
-    assert [s.is_layer for s in segments] == [False, True, False, True, False]
+    assert [s.is_section for s in segments] == [False, True, False, True, False]
     sample = net.sample(1)
     simulator = Simulator(net.model, some, find("host"), [sample])
     ((got,),) = simulator.outputs(simulator.dense_stream("layer0"))

@@ -10,6 +10,7 @@ from tvm import relax
 from codesign.pipeline import compile_model
 from codesign.simulate import Simulator, Variant
 from passes.errors import PassError
+from passes.formats import ROWS
 from passes.sites import Sites
 from passes.solve.gram import corrected_bias
 from targets.kernels.quantize import quantize_reference
@@ -111,7 +112,7 @@ def test_quantised_inputs(net, simulator, samples, dense):
     expected = [net.reference(s, seen=seen) for s in samples]
     error = squared_error(net, samples, expected, dense)
     # codes that fall on the edge between two values may differ by one: the error is a statistic
-    got = simulator.sensitivity("layer1", Variant(quantized=names), samples=None)
+    got = simulator.sensitivity("layer1", Variant(seen=dict.fromkeys(names, ROWS)), samples=None)
     assert 1e-7 < error < 1e-3
     assert got == pytest.approx(error, rel=0.05)
 
@@ -188,7 +189,7 @@ def test_grams_are_products_of_what_the_layers_see(net, simulator, samples, site
 
 def test_a_layers_own_quantiser_does_not_count_in_its_gram(simulator):
     stream = simulator.dense_stream("layer0")
-    gram = simulator.grams(stream, "0.qkv", Variant(quantized=frozenset({"0.qkv"})))
+    gram = simulator.grams(stream, "0.qkv", Variant(seen={"0.qkv": ROWS}))
     np.testing.assert_array_equal(gram.xx, simulator.grams(stream, "0.qkv").xx)
 
 
@@ -208,6 +209,6 @@ def test_unknown_names_are_told(simulator):
         simulator.advance(stream, Variant({"0.up.w": np.zeros((60, 48), np.float32)}))
     assert caught.value.got == "0.up.w"
     with pytest.raises(PassError, match="no such site"):
-        simulator.advance(stream, Variant(quantized=frozenset({"0.up"})))
+        simulator.advance(stream, Variant(seen={"0.up": ROWS}))
     with pytest.raises(PassError, match="no such site"):
         simulator.grams(stream, "0.up")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from passes.formats import Format
+from passes.formats import Dense
 from passes.solve.gram import Gram
 from passes.solve.kept import on_kept_inputs
 from passes.solve.site import Affine, solve_ffn, solve_linear
@@ -23,7 +23,7 @@ def test_the_same_as_the_structured_solver():
     np.testing.assert_allclose(layer.bias, solved.down.bias, rtol=1e-5)
     assert kept.features == 7
     assert not kept.changed
-    again = solve_linear(layer, kept, Format())
+    again = solve_linear(layer, kept, Dense())
     np.testing.assert_allclose(again.weight, layer.weight, rtol=1e-6)
     np.testing.assert_allclose(again.bias, layer.bias, rtol=1e-5)
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from passes.errors import PassError
-from passes.formats import Format
+from passes.formats import DENSE, Balanced, Format
+from passes.int8 import Int8
 from passes.solve.gptq import codes_of
 from passes.solve.gram import Gram
 from passes.solve.obs import kept_inputs
@@ -19,6 +20,7 @@ from passes.solve.site import (
     solve_heads,
     solve_linear,
 )
+from passes.sparse import Sparse
 
 ROWS = 600
 
@@ -46,32 +48,40 @@ def loss(x, weight, bias, wanted):
     return np.square(apply(x, weight, bias) - wanted).sum() / np.square(wanted).sum()
 
 
+def a_format(bits: int, density: float) -> Format:
+    if bits == 8:
+        return Int8(density, 8)
+    return DENSE if density == 1 else Sparse(density, 8)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("density", [1.0, 0.5])
 @pytest.mark.parametrize("bits", [32, 8])
 def test_linear_on_drifted_inputs(bits, density, bias):
-    rng, form = np.random.default_rng(0), Format(bits, density, 8)
+    rng, form = np.random.default_rng(0), a_format(bits, density)
+    structure = form.structure
     dense, compressed = inputs(rng, 30)
     fc = layer(rng, 20, 30, bias)
     solved = solve_linear(fc, Gram(30).add(compressed, dense), form)
     wanted = apply(dense, *fc)
     blind = solve_linear(fc, Gram(30).add(compressed), form)
     error = loss(compressed, solved.weight, solved.bias, wanted)
-    share = 0.9 if form.is_dense else 0.97
+    share = 0.9 if structure is None else 0.97
     assert error < share * loss(compressed, blind.weight, blind.bias, wanted)
-    assert form.is_dense == (error < 0.01)
+    assert (structure is None) == (error < 0.01)
     assert (solved.bias is None) == (not bias)
-    assert (solved.mask is None) == form.is_dense
-    assert (solved.scale is None) == (form.bits == 32)
+    assert (solved.mask is None) == (structure is None)
+    assert (solved.scale is None) == (bits == 32)
     if bias:
         mean = apply(compressed, solved.weight, solved.bias).mean(axis=0)
         np.testing.assert_allclose(mean, wanted.mean(axis=0), atol=1e-3)
     if solved.scale is not None:
         codes_of(solved.weight, solved.scale)
     if solved.mask is not None:
-        assert solved.mask.shape == (3, -(-30 // form.group))
-        assert (solved.mask.sum(axis=1) == form.kept_groups(30)).all()
-        kept = np.repeat(kept_inputs(solved.mask, form.group, 30), 8, axis=0)[:20]
+        assert isinstance(structure, Balanced)
+        assert solved.mask.shape == (3, -(-30 // structure.group))
+        assert (solved.mask.sum(axis=1) == structure.kept(30)).all()
+        kept = np.repeat(kept_inputs(solved.mask, structure.group, 30), 8, axis=0)[:20]
         assert (solved.weight[~kept] == 0).all()
 
 
@@ -81,8 +91,8 @@ def test_a_free_bias_makes_pruning_cheaper():
     dense[:, ::3] = 5 + 0.01 * dense[:, ::3]  # nearly constant inputs: a bias replaces them
     fc = layer(rng, 8, 24)
     gram = Gram(24).add(dense)
-    with_bias = solve_linear(fc, gram, Format(32, 0.5, 8))
-    without = solve_linear(Affine(fc.weight), gram, Format(32, 0.5, 8))
+    with_bias = solve_linear(fc, gram, Sparse(0.5, 8))
+    without = solve_linear(Affine(fc.weight), gram, Sparse(0.5, 8))
     wanted = apply(dense, *fc)
     better = loss(dense, with_bias.weight, with_bias.bias, wanted)
     assert better < 0.75 * loss(dense, without.weight, fc.bias, wanted)
@@ -92,7 +102,7 @@ def test_formats_share_a_descent_and_keep_their_order():
     rng = np.random.default_rng(2)
     dense, _ = inputs(rng, 32)
     fc, gram = layer(rng, 16, 32), Gram(32).add(dense)
-    forms = [Format(b, d, 8) for d in (0.25, 1.0, 0.5) for b in (8, 32)]
+    forms = [a_format(b, d) for d in (0.25, 1.0, 0.5) for b in (8, 32)]
     solved = solve_formats(fc, gram, forms)
     assert [s.format for s in solved] == forms
     wanted = apply(dense, *fc)
@@ -147,11 +157,11 @@ def test_bad_inputs_are_named():
     rng = np.random.default_rng(5)
     fc, gram = layer(rng, 4, 6), Gram(6).add(rng.standard_normal((9, 6)))
     with pytest.raises(PassError, match="without calibration data"):
-        solve_linear(fc, Gram(6), Format())
+        solve_linear(fc, Gram(6), DENSE)
     with pytest.raises(PassError, match="does not fit the weight"):
-        solve_linear(fc, Gram(5).add(np.ones((2, 5))), Format())
+        solve_linear(fc, Gram(5).add(np.ones((2, 5))), DENSE)
     with pytest.raises(PassError, match="bias holds"):
-        solve_linear(Affine(fc.weight, fc.bias * np.nan), gram, Format())
+        solve_linear(Affine(fc.weight, fc.bias * np.nan), gram, DENSE)
     with pytest.raises(PassError, match="does not fit the heads"):
         solve_heads(fc, fc, gram, 2, 4, 1)
     with pytest.raises(PassError, match="out of range"):
