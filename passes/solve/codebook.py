@@ -30,13 +30,14 @@ MOST = 256
 
 @one_thread
 def cluster(
-    W: Array, xx: Array, count: int, block: int | None = None, *, damping: float = DAMPING
+    W: Array, xx: Array | None, count: int, block: int | None = None, *, damping: float = DAMPING
 ) -> NDArray[np.float32]:
     """A weight [N, K] of at most ``count`` different values, one of them zero, in every block of rows.
 
     Args:
         W: [N, K].
-        xx: [K, K] Gram matrix of the inputs.
+        xx: [K, K] Gram matrix of the inputs; None takes all inputs as alike and unrelated, so that
+            the nearest values are the best.
         count: values, 2 to 256.
         block: output rows that share a codebook; None is all.
         damping: ridge relative to the mean diagonal of xx.
@@ -49,23 +50,25 @@ def cluster(
     """
     n, k = W.shape
     check_finite("weight", W)
-    if xx.shape != (k, k):
+    if xx is not None and xx.shape != (k, k):
         raise PassError(
             "the Gram matrix does not fit the weight", got=str(xx.shape), allowed=f"({k}, {k})"
         )
     if not 2 <= count <= MOST:
         raise PassError("values of a codebook", got=str(count), allowed=f"2 to {MOST}")
-    weight, h = np.asarray(W, dtype=np.float64), damped(xx, damping)
-    feedback, importance = feedback_of(h), np.diag(h)
-    made = np.empty((n, k), np.float32)
+    weight, made = np.asarray(W, dtype=np.float64), np.empty((n, k), np.float32)
+    h = None if xx is None else damped(xx, damping)
+    importance = np.ones(k) if h is None else np.diag(h)
+    feedback = None if h is None else feedback_of(h)
     for start in range(0, n, block or n):
         part = weight[start : start + (block or n)]
         values = codebook(part, importance, count).astype(np.float64)
-        nearest = _nearest(values)(0, part)
-        with_feedback = fed_back(part, _nearest(values), feedback)
-        errors = [squared_error(w - part, xx) for w in (nearest, with_feedback)]
-        better = (errors[1] < errors[0])[:, None]
-        made[start : start + len(part)] = np.where(better, with_feedback, nearest)
+        chosen = _nearest(values)(0, part)
+        if xx is not None and feedback is not None:
+            mended = fed_back(part, _nearest(values), feedback)
+            errors = [squared_error(w - part, xx) for w in (chosen, mended)]
+            chosen = np.where((errors[1] < errors[0])[:, None], mended, chosen)
+        made[start : start + len(part)] = chosen
     return made
 
 
@@ -129,9 +132,10 @@ def _points(values: Floats, mass: Floats, moment: Floats) -> tuple[Floats, Float
     """
     edges = np.concatenate([[0], np.flatnonzero(np.diff(values)) + 1, [len(values)]])
     if len(edges) - 1 > POINTS:
-        density, sides = np.histogram(values, 4 * POINTS, weights=np.diff(mass))
-        grown = np.concatenate([[0.0], np.cumsum(np.cbrt(density))])
-        borders = np.interp(np.linspace(0, grown[-1], POINTS + 1)[1:-1], grown, sides)
+        parts = np.linspace(0, len(values) - 1, 4 * POINTS + 1).astype(int)
+        widths, inside = np.diff(values[parts]), np.diff(mass[parts])
+        grown = np.concatenate([[0.0], np.cumsum(np.cbrt(inside * widths**2))])
+        borders = np.interp(np.linspace(0, grown[-1], POINTS + 1)[1:-1], grown, values[parts])
         edges = np.unique(np.concatenate([[0], np.searchsorted(values, borders), [len(values)]]))
     masses = np.diff(mass[edges])
     return np.diff(moment[edges]) / masses, masses
