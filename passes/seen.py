@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from tvm import relax
@@ -30,6 +30,10 @@ _How: TypeAlias = tuple[str, float, float]
 _ROWS: _How = (QUANTIZE, 0, 0)
 _PAD: _How = (PAD, 0, 0)
 _ROUND: _How = (ROUND, 0, 0)
+
+
+_Maker: TypeAlias = Callable[[Rewriting, relax.Expr, Sequence[relax.Var]], relax.Var]
+"""Makes what kernels see of an input, with the weights that it takes."""
 
 
 class Inputs:
@@ -66,7 +70,7 @@ class Inputs:
         if call is None:
             return None
         name = call.args[0].name_hint
-        makers = {
+        makers: dict[str, _Maker] = {
             QUANTIZE: self._rows,
             QUANTIZE_STATIC: self._codes,
             PAD: self._groups,

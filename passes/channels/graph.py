@@ -82,8 +82,10 @@ class ChannelGraph:
         return self._weights.get(expr) if isinstance(expr, relax.Var) else None
 
     def add(self, tensor: relax.Expr) -> None:
-        """Make the axes of a tensor nodes."""
+        """Make the axes of a tensor nodes, if they are none yet."""
         for axis, size in enumerate(shape_of(tensor)):
+            if (tensor, axis) in self.axes:
+                continue
             self.axes.add_node((tensor, axis), first=self._count)
             self._count += size
 
