@@ -32,6 +32,7 @@ _SMALLEST = 1 << 10  # numbers for which a codebook, bytes for which a stream ma
 _GAIN = 0.97
 _SAMPLE = 1 << 12
 _RAW = -zlib.MAX_WBITS
+_AXES = 16
 
 
 def encode(weights: Mapping[str, NDArray[np.generic]]) -> tuple[Arrays, dict[str, Any]]:
@@ -151,13 +152,10 @@ def _checked(name: str, entry: Any) -> tuple[str, tuple[int, ...]]:
     fields: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
     dtype, shape = fields.get("dtype"), fields.get("shape")
     known = isinstance(dtype, str) and dtype in (*_BYTES, "float32")
-    if (
-        not known
-        or not isinstance(shape, list)
-        or not all(type(d) is int and d >= 0 for d in shape)
-    ):
+    sizes = shape if isinstance(shape, list) and len(shape) <= _AXES else [0]
+    if not known or not all(type(d) is int and d > 0 for d in sizes):
         raise _wrong(name, f"dtype {dtype!r}, shape {shape!r}")
-    return str(dtype), tuple(shape)
+    return str(dtype), tuple(sizes)
 
 
 def _stored(
