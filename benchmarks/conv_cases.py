@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from targets.kernels.conv import conv, pack_conv
+from targets.kernels.conv_pattern import conv_pattern, pack_pattern
 from targets.kernels.conv_sparse import conv_sparse, pack_conv_sparse
 from targets.kernels.spaces import schedules
 from targets.kernels.window import Window
@@ -77,6 +78,11 @@ def contestants(layer: tuple[int, int, int], target: Target) -> Iterator[Contest
             func = conv_sparse(1, window, outputs, nb, index.shape[1])
             way = f"4 of 9 by {nb}{suffix}"
             yield ours(way, func, (x, values, index), x, pruned, target)
+        mask = kept(outputs, inputs, round(inputs / factor), rng)
+        pruned = w * mask.reshape(w.shape)
+        stored = pack_pattern(pruned, mask, window)
+        func = conv_pattern(1, window, outputs, stored[0].shape[1], *stored[-1].shape)
+        yield ours(f"4 of 9 alone{suffix}", func, (x, *stored), x, pruned, target)
 
 
 def kept(rows: int, inputs: int, channels: int, rng: np.random.Generator) -> NDArray[np.bool_]:

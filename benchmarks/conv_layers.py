@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import geometric_mean
@@ -33,7 +34,8 @@ class Row:
     Attributes:
         layer: height x width x inputs -> outputs.
         way: see ``benchmarks.conv_cases``.
-        median_ms, interval_ms: of a call, and the 95 % confidence interval of the median.
+        median_ms, interval_ms: of a call, and the 95 % confidence interval of the median; with one
+            thread of its processor time, so that what other programs took in between is left out.
         best_ms: the fastest call.
         error: largest deviation from float64 by its largest magnitude, on some rows of the image.
         share_of_peak: operations of the weights that are kept, by what registers alone reach.
@@ -106,7 +108,7 @@ def print_tables(rows: list[Row], peak: float, target: Target) -> None:
     console = Console(width=max(console.width, 120))
     table = Table(
         title=f"{target.description}, {target}, peak {peak:.0f} GFLOP/s",
-        caption="medians; (d): taken while other programs disturbed the processor",
+        caption="medians; (d): never seen with the processor at its full speed",
     )
     for name in ("layer", "way", "ms", "of peak", "x dense", "x ONNX Runtime", "error"):
         table.add_column(name, justify="left" if name in ("layer", "way") else "right")
@@ -158,7 +160,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if options.threads == 1 and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    clock = Clock(target)
+    # One thread's own processor time: some layers take longer than a time slice.
+    clock = Clock(target, time.thread_time if options.threads == 1 else time.perf_counter)
     layers = [(model, layer) for model in options.models for layer in LAYERS[model]]
     rows: list[Row] = []
     for model, layer in track(layers, "measuring", disable=not sys.stderr.isatty()):

@@ -21,7 +21,7 @@ def test_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Clock, "measure", _measured_once)
     assert conv_layers.main(["--models", "toy", "--quick", "--json", str(path)]) == 0
     rows = json.loads(path.read_text())
-    patterns = len(BLOCKS)
+    patterns = len(BLOCKS) + 1
     assert len(rows) == (2 + patterns) + (2 + 2 * patterns)
     assert len({(r["layer"], r["way"]) for r in rows}) == len(rows)
     for row in rows:

@@ -10,6 +10,7 @@ from targets.kernels.attention import attention
 from targets.kernels.attention_int8 import attention_int8
 from targets.kernels.conv import conv
 from targets.kernels.conv_depthwise import conv_depthwise
+from targets.kernels.conv_pattern import conv_pattern
 from targets.kernels.conv_sparse import conv_sparse
 from targets.kernels.epilogue import with_epilogue
 from targets.kernels.linear import dense
@@ -37,6 +38,7 @@ def kernels(nb):
         "linear_sparse_int8": with_epilogue(sparse_int8(lead, 24, 50, nb, 3), residual=True),
         "conv": with_epilogue(conv(2, WINDOW, 50, nb), bias=True, activation="silu"),
         "conv_depthwise": with_epilogue(conv_depthwise(2, WINDOW), bias=True, activation="relu"),
+        "conv_pattern": with_epilogue(conv_pattern(2, WINDOW, 50, 7, 3, 4), bias=True),
         "conv_sparse": with_epilogue(conv_sparse(2, WINDOW, 50, nb, 7), residual=True),
         "quantize": quantize_rows(lead, 256),
         "layer_norm": layer_norm((*lead, 256), 1e-5),
