@@ -17,7 +17,6 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -25,9 +24,7 @@ from codesign.config import load_config, override
 from codesign.device import this_device
 from codesign.latency import agreement
 from codesign.loop.blocks import Decision, blocks_of
-from codesign.loop.costs import placeholder
-from codesign.loop.layer_solver import rows_of
-from codesign.loop.rewrite import rewrite_block
+from codesign.loop.costs import with_decision
 from codesign.loop.tables import Space, space_of
 from codesign.loop.workshop import Workshop
 from codesign.measure import Rig
@@ -56,7 +53,8 @@ def random_model(prepared: Prepared, space: Space, target: Target, rng: random.R
     """The model with random decisions; weights of the right shapes and structure."""
     model = prepared.model
     layers = prepared.sites.layers
-    gone = [layer for layer in layers if rng.random() < 0.15][: len(layers) - 1]
+    droppable = [layer for layer in layers if layer.droppable]
+    gone = [layer for layer in droppable if rng.random() < 0.15][: len(layers) - 1]
     for layer in layers:
         if layer in gone:
             continue
@@ -66,15 +64,9 @@ def random_model(prepared: Prepared, space: Space, target: Target, rng: random.R
                 rng.choice(offers.keeps),
                 rng.choice(offers.first),
                 rng.choice(offers.second),
-                rng.choice(offers.int8_core),
+                rng.choice(offers.core),
             )
-            units = None if choice.keep is None else np.arange(choice.keep)
-            rows = rows_of(block, units)
-            first = placeholder(block.first, choice.first, len(rows.first), block.first.in_features)
-            second = placeholder(
-                block.second, choice.second, block.second.out_features, len(rows.second)
-            )
-            model = rewrite_block(model, block, units, first, second, target, choice.int8_core)
+            model = with_decision(model, block, choice, target)
     return drop_layers(model, gone)[0] if gone else model
 
 
@@ -97,7 +89,7 @@ def measure(config_path: Path, folder: Path, count: int, seed: int) -> list[Row]
             target, this_device(), rig, records, config.trials, records.path.parent / "traces",
             progress,
         )  # fmt: skip
-        space = space_of(prepared.model, prepared.sites, target, config.passes, lambda _: None)
+        space = space_of(prepared.model, prepared.sites, target, config.passes)
         workshop.tune(space.book.known.values())
         progress.start("random candidates", count)
         for i in range(count):

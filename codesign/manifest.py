@@ -13,7 +13,10 @@ from codesign.errors import UserError
 from codesign.versions import TVM, versions
 from targets.cpu import this_processor
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)
+"""Schemas that this version reads: 1 had no coded weights."""
+
 MANIFEST = "manifest.json"
 LIBRARY = "lib.so"
 WEIGHTS = "weights.safetensors"
@@ -45,11 +48,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise _damaged(path, MANIFEST, str(error)) from error
     if not isinstance(manifest, dict) or "schema" not in manifest:
         raise BundleError("this is not a bundle", got=f"{file} has no schema version")
-    if manifest["schema"] != SCHEMA:
+    if manifest["schema"] not in READABLE:
         raise BundleError(
             "the bundle has another format",
             got=f"schema {manifest['schema']}",
-            allowed=f"schema {SCHEMA}",
+            allowed=f"schema {' or '.join(map(str, READABLE))}",
             next="compile the model again with this version",
         )
     if manifest.get("sha256") != manifest_hash(manifest):
@@ -91,8 +94,13 @@ def _damaged(path: Path, name: str, why: str) -> BundleError:
     )
 
 
+TILES_REFUSED = (
+    "; where the CPU has AMX, Linux 5.16 or later must lend its tiles (a sandbox may refuse)"
+)
+
+
 def check_machine(target: Mapping[str, Any]) -> None:
-    """Raise BundleError if this machine lacks a feature of the target."""
+    """Raise BundleError if this machine lacks a feature of the target, or refuses this process one."""
     cpu = this_processor()
     missing = set(target["features"]) - cpu.features
     if target["machine"] == platform.machine() and not missing:
@@ -102,7 +110,8 @@ def check_machine(target: Mapping[str, Any]) -> None:
         "this bundle is for another CPU",
         got=f"{platform.machine()}, {cpu.model}{lacks}",
         allowed=f"{target['machine']} with all features of {target['name']}",
-        next="compile the model on or for this machine: codesign compile MODEL --target host",
+        next="compile the model on or for this machine: codesign compile MODEL --target host"
+        + (TILES_REFUSED if "amx-tile" in missing else ""),
     )
 
 

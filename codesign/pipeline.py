@@ -6,7 +6,7 @@
 3. lower       canonical             -> call_tir of fused kernels      passes/lower.py
 4. schedule    reference kernels     -> scheduled kernels              codesign/kernels.py
 5. finish      dataflow of call_tir  -> VM calls, memory planned       ``finish``
-6. build       VM calls and kernels  -> executable                     ``build``
+6. build       VM calls and kernels  -> executable, marked loops as tiles of AMX   ``build``
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from passes.combine_qkv import combine_qkv
 from passes.lower import lower
 from passes.model import Model
 from passes.normalize import normalize
+from targets.kernels.amx import lower_tiles
 from targets.target import Target
 
 
@@ -62,4 +63,4 @@ def finish() -> tvm.transform.Pass:
 
 def build(scheduled: tvm.IRModule, target: Target) -> relax.VMExecutable:
     """Phase 6: an executable for ``relax.VirtualMachine`` or ``export_library``."""
-    return relax.build(scheduled, target.tvm(), relax_pipeline=finish())
+    return relax.build(lower_tiles(scheduled), target.tvm(), relax_pipeline=finish())

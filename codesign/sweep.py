@@ -29,8 +29,10 @@ from codesign.frozen import digest
 from codesign.loop.baseline import open_baseline
 from codesign.loop.candidates import Judge, Judged
 from codesign.loop.finals import run_finals
+from codesign.loop.gains import at_full_width, gainful
 from codesign.loop.layer_solver import LayerSolver
 from codesign.loop.lengths import lengths_of, with_lengths
+from codesign.loop.offers import all_offers
 from codesign.loop.onnx_baseline import OnnxBaseline
 from codesign.loop.outcome import BUNDLES, SweepResult, write_outcome
 from codesign.loop.request import SweepRequest
@@ -172,10 +174,17 @@ class _Sweep:
         return self._solver
 
     def _space(self) -> Space:
-        progress, sites = self.workshop.progress, self.prepared.sites
-        progress.start("find what each layer offers", len(sites.layers))
-        enabled = self.request.config.passes
-        return space_of(self.prepared.model, sites, self.workshop.target, enabled, progress.step)
+        """What may be decided; what does not gain at full width is measured and left out first."""
+        workshop, enabled = self.workshop, self.request.config.passes
+        model, sites, target = self.prepared.model, self.prepared.sites, workshop.target
+        offers = all_offers(sites.layers, target, enabled)
+        workshop.progress.start("find what each layer offers", len(sites.layers))
+        full = space_of(
+            model, sites, target, enabled, at_full_width(offers), workshop.progress.step
+        )
+        workshop.tune(full.book.known.values(), "tune kernels at full width")
+        offers = gainful(offers, full, workshop.kernel_seconds)
+        return space_of(model, sites, target, enabled, offers)
 
     def _sensitivities(self, space: Space) -> Sensitivities:
         version, model = self.solver_version, self.prepared.hash

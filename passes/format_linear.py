@@ -17,7 +17,7 @@ from passes.errors import PassError
 from passes.formats import Place, Seen, Solved
 from passes.model import Model
 from passes.report import Change, Report
-from passes.rewrite import Rewriting, require_own_weights, rewrite
+from passes.rewrite import Rewriting, Weights, require_own_weights, rewrite
 from passes.seen import Inputs
 from targets.target import Target
 
@@ -69,8 +69,9 @@ def format_linears(
         names = {suffix: f"{linear.weight}.{suffix}" for suffix in parts}
         packed |= {names[suffix]: array for suffix, array in parts.items()}
         written[linear.weight] = _Layer(linear, solved, target.block, tuple(names.values()))
-    edit = _FormatEdit(written)
-    new = rewrite(model, {**weights, **packed}, edit, name=NAME)
+    weights |= packed
+    edit = _FormatEdit(written, weights)
+    new = rewrite(model, weights, edit, name=NAME)
     edit.require_done()
     changes = (Change(linear.name, NAME, str(solved.format)) for linear, solved in layers)
     return new, Report(NAME, tuple(changes))
@@ -118,8 +119,10 @@ class _Writer:
     def emit(self, expr: relax.Expr, name: str = "") -> relax.Var:
         return self._graph.emit(expr, name)
 
-    def seen(self, x: relax.Expr, how: Seen) -> Sequence[relax.Var]:
-        return self._inputs.seen(self._graph, x, how)
+    def seen(
+        self, x: relax.Expr, how: Seen, weights: Sequence[relax.Var] = ()
+    ) -> Sequence[relax.Var]:
+        return self._inputs.seen(self._graph, x, how, weights)
 
     def weight(self, name: str) -> relax.Var:
         """A parameter of the new graph."""
@@ -129,10 +132,10 @@ class _Writer:
 class _FormatEdit:
     """Writes the formats in place of the products, and shares what they see of their inputs."""
 
-    def __init__(self, layers: Mapping[str, _Layer]) -> None:
+    def __init__(self, layers: Mapping[str, _Layer], weights: Weights) -> None:
         self._layers = layers
         self._todo = set(layers)
-        self._inputs = Inputs()
+        self._inputs = Inputs(weights)
 
     def __call__(self, graph: Rewriting, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
         again = self._inputs.again(graph, value)

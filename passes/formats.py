@@ -46,6 +46,9 @@ class Seen:
 EXACT = Seen()
 """The input as it is."""
 
+BFLOAT16 = Seen(bits=16)
+"""The input rounded to bfloat16."""
+
 ROWS = Seen(bits=8)
 """Each row quantised to uint8 by its own range."""
 
@@ -99,8 +102,13 @@ class Writer(Protocol):
     def emit(self, expr: relax.Expr, name: str = "") -> relax.Var:
         """Bind an expression to a variable."""
 
-    def seen(self, x: relax.Expr, how: Seen) -> Sequence[relax.Var]:
-        """What kernels see of ``x``, made once however many layers read it."""
+    def seen(
+        self, x: relax.Expr, how: Seen, weights: Sequence[relax.Var] = ()
+    ) -> Sequence[relax.Var]:
+        """What kernels see of ``x``, made once however many layers read it.
+
+        ``weights`` are what it is made with: of codes of a fixed scale, 1 / scale and the zero point.
+        """
 
 
 @dataclass(frozen=True)

@@ -2,52 +2,135 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from tvm import relax
 
-from passes.formats import ROWS, Seen
-from passes.rewrite import Rewriting
+from passes.formats import BFLOAT16, ROWS, Seen
+from passes.rewrite import Rewriting, Weights
+from targets.kernels.linear_bf16 import GROUP as PAIR
+from targets.kernels.linear_bf16 import round_to_bf16
 from targets.kernels.linear_int8 import GROUP
 from targets.kernels.quantize import quantize_rows
+from targets.kernels.quantize_static import pad_groups, quantize_static
 
 QUANTIZE = "quantize_rows"
 """Name in the module of the kernels that quantise rows."""
 
+QUANTIZE_STATIC, PAD = "quantize_static", "pad_groups"
+"""Names of those that quantise by a fixed scale, and that pad such codes to whole groups."""
+
+ROUND = "round_to_bf16"
+"""Name of those that round to bfloat16."""
+
+_How: TypeAlias = tuple[str, float, float]
+"""A kernel's name, and the scale and zero point that it is given, if any."""
+
+_ROWS: _How = (QUANTIZE, 0, 0)
+_PAD: _How = (PAD, 0, 0)
+_ROUND: _How = (ROUND, 0, 0)
+
+
+_Maker: TypeAlias = Callable[[Rewriting, relax.Expr, Sequence[relax.Var]], relax.Var]
+"""Makes what kernels see of an input, with the weights that it takes."""
+
 
 class Inputs:
-    """Inputs of one rewriting in the forms that kernels see."""
+    """Inputs of one rewriting in the forms that kernels see.
 
-    def __init__(self) -> None:
-        self._made: dict[tuple[relax.Expr, Seen], tuple[relax.Var, ...]] = {}
-        self._whole: dict[tuple[relax.Expr, Seen], relax.Var] = {}
+    Args:
+        weights: of the new model; they tell codes of one scale from those of another.
+    """
 
-    def seen(self, graph: Rewriting, x: relax.Expr, how: Seen) -> Sequence[relax.Var]:
-        """``x`` itself if it is seen as it is; codes, scales and zero points of its rows."""
-        if how != ROWS:
-            raise NotImplementedError(f"no kernel sees its input as {how}")
-        if (x, how) not in self._made:
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+        self._made: dict[tuple[relax.Expr, _How], relax.Var] = {}
+        self._parts: dict[relax.Var, tuple[relax.Var, ...]] = {}
+
+    def seen(
+        self, graph: Rewriting, x: relax.Expr, how: Seen, weights: Sequence[relax.Var] = ()
+    ) -> Sequence[relax.Var]:
+        """Codes, scales and zero points of the rows of x; its codes alone, by a fixed scale; bfloat16."""
+        if how == BFLOAT16:
+            return (self._rounded(graph, x),)
+        if how == ROWS:
             rows = self._rows(graph, x)
-            parts = (graph.emit(relax.TupleGetItem(rows, i)) for i in range(3))
-            self._made[x, how] = tuple(parts)
-        return self._made[x, how]
+            if rows not in self._parts:
+                parts = (graph.emit(relax.TupleGetItem(rows, i)) for i in range(3))
+                self._parts[rows] = tuple(parts)
+            return self._parts[rows]
+        if how.bits == 8 and how.scale > 0:
+            return (self._groups(graph, self._codes(graph, x, weights)),)
+        raise NotImplementedError(f"no kernel sees its input as {how}")
 
     def again(self, graph: Rewriting, value: relax.Expr) -> relax.Expr | None:
         """The variable for ``value`` if it makes what an earlier rewriting made kernels see."""
         call = graph.call(value, "call_tir")
-        if call is not None and call.args[0].name_hint.startswith(QUANTIZE):
-            return self._rows(graph, graph.new(call.args[1].fields[0]))
+        if call is None:
+            return None
+        name = call.args[0].name_hint
+        makers: dict[str, _Maker] = {
+            QUANTIZE: self._rows,
+            QUANTIZE_STATIC: self._codes,
+            PAD: self._groups,
+            ROUND: self._rounded,
+        }
+        for prefix, make in makers.items():
+            if name.startswith(prefix):
+                x, *weights = (graph.new(a) for a in call.args[1].fields)
+                return make(graph, x, weights)
         return None
 
-    def _rows(self, graph: Rewriting, x: relax.Expr) -> relax.Var:
+    def _rows(
+        self, graph: Rewriting, x: relax.Expr, weights: Sequence[relax.Var] = ()
+    ) -> relax.Var:
         """The quantised rows of x, a tuple: codes, scales, zero points."""
-        if (x, ROWS) not in self._whole:
-            *lead, k = (int(d) for d in x.ty.shape.values)
+        if (x, _ROWS) not in self._made:
+            *lead, k = _shape(x)
             types = [
                 relax.TensorType([*lead, -(-k // GROUP) * GROUP], "uint8"),
                 relax.TensorType(lead, "float32"),
                 relax.TensorType(lead, "int32"),
             ]
             kernel = graph.kernel(quantize_rows(lead, k), QUANTIZE)
-            self._whole[x, ROWS] = graph.emit(relax.call_tir(kernel, [x], types), "rows")
-        return self._whole[x, ROWS]
+            self._made[x, _ROWS] = graph.emit(relax.call_tir(kernel, [x], types), "rows")
+        return self._made[x, _ROWS]
+
+    def _codes(self, graph: Rewriting, x: relax.Expr, weights: Sequence[relax.Var]) -> relax.Var:
+        """The codes of x by the scale and the zero point in ``weights``."""
+        inverse, zero = (float(self._weights[w.name].item()) for w in weights)
+        key = (x, (QUANTIZE_STATIC, inverse, zero))
+        if key not in self._made:
+            kernel = graph.kernel(quantize_static(_shape(x)), QUANTIZE_STATIC)
+            call = relax.call_tir(kernel, [x, *weights], relax.TensorType(_shape(x), "uint8"))
+            self._made[key] = graph.emit(call, "codes")
+        return self._made[key]
+
+    def _rounded(
+        self, graph: Rewriting, x: relax.Expr, weights: Sequence[relax.Var] = ()
+    ) -> relax.Var:
+        """The bits of x in bfloat16, in whole pairs."""
+        if (x, _ROUND) not in self._made:
+            *lead, k = _shape(x)
+            wide = relax.TensorType([*lead, -(-k // PAIR) * PAIR], "uint16")
+            kernel = graph.kernel(round_to_bf16(lead, k), ROUND)
+            self._made[x, _ROUND] = graph.emit(relax.call_tir(kernel, [x], wide), "rounded")
+        return self._made[x, _ROUND]
+
+    def _groups(
+        self, graph: Rewriting, q: relax.Var, weights: Sequence[relax.Var] = ()
+    ) -> relax.Var:
+        """Codes [*lead, k] as whole groups."""
+        *lead, k = _shape(q)
+        if k % GROUP == 0:
+            return q
+        if (q, _PAD) not in self._made:
+            wide = relax.TensorType([*lead, -(-k // GROUP) * GROUP], "uint8")
+            kernel = graph.kernel(pad_groups([*lead, k]), PAD)
+            self._made[q, _PAD] = graph.emit(relax.call_tir(kernel, [q], wide), "groups")
+        return self._made[q, _PAD]
+
+
+def _shape(x: relax.Expr) -> list[int]:
+    return [int(d) for d in x.ty.shape.values]

@@ -113,7 +113,7 @@ def worthwhile(space: Space, tables: Tables) -> dict[str, Offers]:
             keeps=tuple(k for k in offers.keeps if any(d.keep == k for d in kept)),
             first=tuple(f for f in offers.first if any(d.first == f for d in kept)),
             second=tuple(f for f in offers.second if any(d.second == f for d in kept)),
-            int8_core=tuple(c for c in offers.int8_core if any(d.int8_core == c for d in kept)),
+            core=tuple(c for c in offers.core if any(d.core == c for d in kept)),
             refusals=(),
         )
     return found

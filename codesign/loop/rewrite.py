@@ -9,6 +9,7 @@ import numpy as np
 
 from codesign.loop.blocks import Block
 from codesign.loop.layer_solver import Index, SolvedBlock, rows_of
+from passes.approximate import approximate
 from passes.ffn import prune_ffn
 from passes.format_linear import format_linears
 from passes.formats import Solved
@@ -49,7 +50,7 @@ def rewrite_candidate(
             solved.first,
             solved.second,
             target,
-            solved.decision.int8_core,
+            solved.decision.core,
         )
     return drop_layers(model, dropped)[0] if dropped else model
 
@@ -61,7 +62,7 @@ def rewrite_block(
     first: Solved,
     second: Solved | None,
     target: Target,
-    int8_core: bool = False,
+    core: str = "",
 ) -> Model:
     """One block rewritten: its units cut to ``units``, its layers and its core in their formats.
 
@@ -71,12 +72,14 @@ def rewrite_block(
         units: heads or neurons kept; None for all.
         first, second: the layers over the rows and inputs that are kept.
         target: gives the packed block.
-        int8_core: what lies between the layers runs on 8-bit codes.
+        core: the pass that changes what lies between the layers.
     """
     if units is not None and second is not None:
         model = _pruned(model, block, units, first, second)
-    if int8_core and isinstance(block.site, Attention):
+    if core and isinstance(block.site, Attention):
         model = quantize_attention(model, block.site)[0]
+    elif core and isinstance(block.site, FFN):
+        model = approximate(model, block.site)[0]
     layers = [(s, w) for s, w in zip(block.linears, (first, second), strict=False) if w is not None]
     return format_linears(model, layers, target)[0]
 

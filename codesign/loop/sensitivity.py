@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from codesign.candidate import Candidate, Choice
 from codesign.loop.blocks import DROP, Block, Decision, blocks_of, tokens_kept
-from codesign.loop.layer_solver import Index, LayerSolver, effective, merged, quantized_core
+from codesign.loop.layer_solver import Index, LayerSolver, changed_core, effective, merged
 from codesign.loop.offers import Offers
 from codesign.machine import cores
 from codesign.records import Records
@@ -43,7 +43,7 @@ class Sensitivities:
             Decision(keep=decision.keep),
             Decision(first=decision.first),
             Decision(second=decision.second),
-            Decision(int8_core=decision.int8_core),
+            Decision(core=decision.core),
         ]
         return sum(
             self.values[Candidate(part.choices(block)).key] for part in parts if part != Decision()
@@ -164,7 +164,7 @@ class SensitivityProbe:
                 self._kept(layer, block, offer, missing),
                 self._formats(layer, block, True, offer.first, missing),
                 self._formats(layer, block, False, offer.second, missing),
-                ((Decision(int8_core=c), quantized_core(block)) for c in offer.int8_core if c),
+                ((Decision(core=c), changed_core(block)) for c in offer.core if c),
             ):
                 candidate = Candidate(decision.choices(block))
                 if candidate.key in missing:
@@ -234,5 +234,5 @@ def single(offers: Offers) -> list[Decision]:
         *(Decision(keep) for keep in offers.keeps if keep is not None),
         *(Decision(first=form) for form in offers.first if form != DENSE),
         *(Decision(second=form) for form in offers.second if form != DENSE),
-        *(Decision(int8_core=core) for core in offers.int8_core if core),
+        *(Decision(core=core) for core in offers.core if core),
     ]

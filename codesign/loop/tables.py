@@ -15,7 +15,7 @@ from codesign.loop.costs import (
     layer_model,
     shared_seconds,
 )
-from codesign.loop.offers import Offers, offers_for
+from codesign.loop.offers import Offers, all_offers
 from codesign.loop.sensitivity import Sensitivities, drop_candidate
 from codesign.search import Group, Option, Tables, veto_slow
 from codesign.search import Layer as LayerTable
@@ -61,12 +61,22 @@ def space_of(
     sites: Sites,
     target: Target,
     enabled: tuple[str, ...],
-    step: Callable[[str], None],
+    offers: Mapping[str, Offers] | None = None,
+    step: Callable[[str], None] = lambda _: None,
 ) -> Space:
-    """Lower every decision; layers of the same kernels share the work."""
+    """Lower every decision; layers of the same kernels share the work.
+
+    Args:
+        model: canonical.
+        sites: its sites.
+        target: what for.
+        enabled: names of the passes to use.
+        offers: what to lower, by name of block; by default all that the passes offer.
+        step: told the name of each layer.
+    """
     book = KernelBook()
+    offers = all_offers(sites.layers, target, enabled) if offers is None else offers
     dense = book.count(model, target)
-    offers: dict[str, Offers] = {}
     found: dict[str, BlockKernels] = {}
     untouched: dict[str, Mapping[str, int]] = {}
     same: dict[tuple[object, ...], dict[int, BlockKernels]] = {}
@@ -74,8 +84,6 @@ def space_of(
         alone = layer_model(model, layer)
         untouched[layer.name] = counts = book.count(alone, target)
         blocks = blocks_of(layer)
-        for block in blocks:
-            offers[block.name] = offers_for(block, target, enabled)
         shape = (*sorted(counts.items()), *(_shape(offers[b.name]) for b in blocks))
         if shape not in same:
             same[shape] = {
@@ -101,7 +109,7 @@ def _lengths(model: Model, sites: Sites) -> tuple[tuple[int, ...], tuple[Refusal
 
 
 def _shape(offers: Offers) -> tuple[object, ...]:
-    return (offers.keeps, offers.first, offers.second)
+    return (offers.keeps, offers.first, offers.second, offers.core)
 
 
 def tables_of(space: Space, sensitivities: Sensitivities, seconds: Seconds) -> Tables:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from passes.solve.blas import one_thread
 from passes.solve.gram import Gram
+from passes.solve.values import merged as merged_values
 
 Rows = NDArray[np.float32]
 """Inputs of a layer for one sample: [tokens, K]."""
@@ -50,6 +51,7 @@ def merged(parts: Sequence[Gram]) -> Gram:
     """The Gram matrices of all rows of ``parts``."""
     total = Gram(parts[0].features)
     total.count = sum(p.count for p in parts)
+    total.values = merged_values([p.values for p in parts])
     total.xx = sum((p.xx for p in parts[1:]), start=parts[0].xx)
     total.mean_c = np.sum([p.mean_c * (p.count / total.count) for p in parts], axis=0)
     total.cross, total.mean_d = total.xx, total.mean_c

@@ -29,7 +29,7 @@ class Variant:
     Attributes:
         weights: effective weights and biases by name, float32 of the dense shape.
         seen: name of a linear site -> how it sees its input; attention sites in it compute their
-            products on 8-bit codes.
+            products on 8-bit codes, FFN sites their activation by its replacement.
         dropped: the layer hands its input on; nothing else counts then.
     """
 

@@ -108,11 +108,20 @@ class Graph:
         return self._read[key]
 
     def _write(self, value: Tensor) -> relax.Var:
+        call = self.producer(value.var, "dequantize")
+        if call is not None and isinstance(call.args[0], relax.Var) and _of_one_scale(call):
+            # codes are what is moved: they are smaller, and the next layer may read them as they are
+            codes = self.read(Tensor(call.args[0], value.view, value.broadcast))
+            return self.emit(relax.Call(call.op, [codes, *call.args[1:]], call.attrs))
         first, axes, shape = value.view.steps()
-        var = self._reshaped(value.var, first)
-        if axes is not None:
-            var = self.emit(relax.op.permute_dims(var, list(axes)))
-        var = self._reshaped(var, shape)
+        order = value.view.axis_order()
+        if axes is not None and order is not None:
+            var = self.emit(relax.op.permute_dims(value.var, list(order)))
+        else:
+            var = self._reshaped(value.var, first)
+            if axes is not None:
+                var = self.emit(relax.op.permute_dims(var, list(axes)))
+            var = self._reshaped(var, shape)
         if value.broadcast is not None:
             var = self.emit(relax.op.broadcast_to(var, value.broadcast))
         return var
@@ -154,6 +163,10 @@ class Graph:
         var = relax.Var(name, relax.TensorType(array.shape, str(array.dtype)))
         self.weights[var] = array
         return var
+
+
+def _of_one_scale(call: relax.Call) -> bool:
+    return all(a.ty.ndim == 0 for a in call.args[1:])
 
 
 def _is_weight(value: Static) -> bool:

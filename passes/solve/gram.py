@@ -13,6 +13,7 @@ from scipy.linalg import cho_factor, cho_solve
 
 from passes.errors import PassError
 from passes.solve.blas import one_thread
+from passes.solve.values import Values
 
 Array = NDArray[np.floating]
 
@@ -39,9 +40,11 @@ class Gram:
         residual: float64 [K, N], sum of x_c r^T, where r (dense minus compressed) is what the
             stream lacks that the layer's output is added to; None if nothing.
         mean_r: float64 [N], mean of r, or None.
+        values: extremes and a sample of x_c itself, whatever is taken off the moments.
     """
 
     def __init__(self, features: int) -> None:
+        self.values = Values(features)
         self.xx = np.zeros((features, features))
         self.cross = self.xx
         self.count = 0
@@ -123,6 +126,7 @@ class Gram:
             if self.drifted and d is not None:
                 self.cross += part.T @ d[start : start + ROWS]
         self.count += len(c)
+        self.values.add(c)
         self.mean_c += (c.sum(axis=0, dtype=np.float64) - len(c) * self.mean_c) / self.count
         if self.drifted and d is not None:
             self.mean_d += (d.sum(axis=0, dtype=np.float64) - len(d) * self.mean_d) / self.count
@@ -154,7 +158,7 @@ class Gram:
     def centred(self) -> Gram:
         """The Gram of the inputs minus their means: what a layer with a free bias is judged by."""
         out = Gram(self.features)
-        out.count = self.count
+        out.count, out.values = self.count, self.values
         out.xx = self.xx - self.count * np.outer(self.mean_c, self.mean_c)
         # a constant input leaves rounding of either sign
         np.fill_diagonal(out.xx, np.maximum(np.diag(out.xx), 0))
@@ -169,7 +173,7 @@ class Gram:
     def rows(self, kept: NDArray[np.intp]) -> Gram:
         """The Gram of the inputs ``kept`` alone, in that order."""
         out = Gram(len(kept))
-        out.count = self.count
+        out.count, out.values = self.count, self.values.of(kept)
         out.xx = self.xx[np.ix_(kept, kept)]
         out.cross = self.cross[np.ix_(kept, kept)] if self.drifted else out.xx
         out.mean_c = self.mean_c[kept]

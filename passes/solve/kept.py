@@ -41,7 +41,7 @@ def on_kept_inputs(
 
 def _undrifted(gram: Gram, kept: NDArray[np.intp]) -> Gram:
     out = Gram(len(kept))
-    out.count = gram.count
+    out.count, out.values = gram.count, gram.values.of(kept)
     out.xx = gram.xx[np.ix_(kept, kept)]
     out.cross = out.xx
     out.mean_c = gram.mean_c[kept]

@@ -6,6 +6,7 @@ holds them strides over all heads, by a multiple of the page size for common wid
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -15,6 +16,7 @@ from targets.kernels.attention import ROW_SLACK
 from targets.kernels.blocks import (
     Block,
     Loop,
+    Node,
     UnsuitedError,
     bring,
     decide,
@@ -85,8 +87,8 @@ def expected_cost(length: int, rows: int, group: int) -> float:
 
 def schedule_attention(sch: s_tir.Schedule, target: Target, point: Attend) -> None:
     """Schedule the attention kernel."""
-    nodes = {sch.get(n.block).name_hint: n for n in inline_single_use(sch, flow(sch))}
-    if set(nodes) != _BLOCKS or not nodes["o"].output:
+    nodes = named(sch, inline_single_use(sch, flow(sch)))
+    if set(nodes) != _BLOCKS:
         raise UnsuitedError(
             f"attention was fused with something else: {sorted(set(nodes) ^ _BLOCKS)}"
         )
@@ -122,6 +124,11 @@ _BLOCKS = {
     "keys", "values", "product", "score", "peak", "exp_in", "exp_power", "exp_rest", "exp",
     "total", "mixed", "o",
 }  # fmt: skip
+
+
+def named(sch: s_tir.Schedule, nodes: Sequence[Node]) -> dict[str, Node]:
+    """Blocks by name; ``o`` is the one that writes the result, with the elementwise work behind it."""
+    return {"o" if n.output else sch.get(n.block).name_hint: n for n in nodes}
 
 
 def weigh_values(sch: s_tir.Schedule, mixed: Block, tile: Loop, target: Target) -> None:

@@ -11,7 +11,7 @@ from math import gcd
 
 from tvm import s_tir, tirx
 
-from targets.kernels.attend import SPLITS
+from targets.kernels.attend import SPLITS, named
 from targets.kernels.attend_codes import Dot, accumulate, make_codes
 from targets.kernels.blocks import (
     Block,
@@ -91,8 +91,8 @@ def schedule_attention_int8(sch: s_tir.Schedule, target: Target, point: AttendIn
     """Schedule the attention kernel."""
     kept = [n for n in flow(sch) if sch.get(n.block).name_hint not in _STAGED]
     inline_single_use(sch, kept)
-    nodes = {sch.get(n.block).name_hint: n for n in flow(sch)}
-    if set(nodes) - {"shift"} != _BLOCKS or not nodes["o"].output:
+    nodes = named(sch, flow(sch))
+    if set(nodes) - {"shift"} != _BLOCKS:
         raise UnsuitedError(
             f"attention was fused with something else: {sorted(set(nodes) ^ _BLOCKS)}"
         )

@@ -1,4 +1,8 @@
-"""Dense int8 linear layers: uint8 activations per token, int8 weights per output channel."""
+"""Dense int8 linear layers: uint8 activations, int8 weights per output channel.
+
+Activations are quantised per token as they come (*dynamic*), or by one scale and one zero point that
+calibration fixed (*static*). Then the whole correction is known before: one vector of int32, one of float32.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,26 @@ def dense_int8(lead: Sequence[int], k: int, n: int, nb: int) -> tirx.PrimFunc:
     With g = ceil(k/4): ``(q u8[*lead, 4g], scale f32[*lead], zero i32[*lead],
     w s8[ceil(n/nb), g, nb, 4], wscale f32[n], wsum i32[n]) -> y f32[*lead, n]``
     """
+    q, w, acc = _product(lead, k, n, nb)
+    scale, zero, wscale, wsum, y = dequantized(acc, lead, n)
+    return prim_func([q, scale, zero, w, wscale, wsum, y])
+
+
+def static_int8(lead: Sequence[int], k: int, n: int, nb: int) -> tirx.PrimFunc:
+    """PrimFunc ``y = (q w^T - shift) * scale`` in exact int32 arithmetic.
+
+    With g = ceil(k/4): ``(q u8[*lead, 4g], w s8[ceil(n/nb), g, nb, 4], scale f32[n], shift i32[n])
+    -> y f32[*lead, n]``; scale and shift are what ``static_correction`` makes.
+    """
+    q, w, acc = _product(lead, k, n, nb)
+    scale, shift, y = dequantized_static(acc, lead, n)
+    return prim_func([q, w, scale, shift, y])
+
+
+def _product(
+    lead: Sequence[int], k: int, n: int, nb: int
+) -> tuple[te.Tensor, te.Tensor, te.Tensor]:
+    """(q, w, accumulators)."""
     groups = -(-k // GROUP)
     q = te.placeholder(dims(*lead, groups * GROUP), "uint8", name="q")
     w = te.placeholder(dims(-(-n // nb), groups, nb, GROUP), "int8", name="w")
@@ -37,8 +61,7 @@ def dense_int8(lead: Sequence[int], k: int, n: int, nb: int) -> tirx.PrimFunc:
         name="linear",
         attrs=family(FAMILY_NAME),
     )
-    scale, zero, wscale, wsum, y = dequantized(acc, lead, n)
-    return prim_func([q, scale, zero, w, wscale, wsum, y])
+    return q, w, acc
 
 
 def dequantized(
@@ -56,6 +79,31 @@ def dequantized(
         return total.astype("float32") * (scale[row] * wscale[j])
 
     return scale, zero, wscale, wsum, te.compute(dims(*lead, n), value, name="y")
+
+
+def dequantized_static(
+    acc: te.Tensor, lead: Sequence[int], n: int
+) -> tuple[te.Tensor, te.Tensor, te.Tensor]:
+    """(scale f32[n], shift i32[n], y f32[*lead, n]): dequantisation by constants of the layer."""
+    scale = te.placeholder(dims(n), "float32", name="scale")
+    shift = te.placeholder(dims(n), "int32", name="shift")
+
+    def value(*index: tirx.Var) -> tirx.Expr:
+        total = accumulated(acc, lead, index) - shift[index[-1]]
+        return total.astype("float32") * scale[index[-1]]
+
+    return scale, shift, te.compute(dims(*lead, n), value, name="y")
+
+
+def static_correction(
+    wscale: NDArray[np.float32], wsum: NDArray[np.int32], scale: float, zero: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """(scale f32[n], shift i32[n]) of a layer whose inputs have ``scale`` and ``zero``.
+
+    ``wscale`` [n] are the scales of the weight's rows, ``wsum`` [n] the sums of their codes.
+    """
+    product = wscale.astype(np.float64) * scale
+    return product.astype(np.float32), (wsum * np.int32(zero)).astype(np.int32)
 
 
 def pack_int8(q: NDArray[np.int8], nb: int) -> tuple[NDArray[np.int8], NDArray[np.int32]]:

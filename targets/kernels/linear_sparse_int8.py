@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tvm import te, tirx
 
 from targets.kernels.linear import accumulator_shape, input_index
-from targets.kernels.linear_int8 import GROUP, dequantized, pack_int8
+from targets.kernels.linear_int8 import GROUP, dequantized, dequantized_static, pack_int8
 from targets.kernels.linear_sparse import kept_index
 from targets.kernels.primfunc import axis, dims, family, prim_func
 
@@ -23,6 +23,26 @@ def sparse_int8(lead: Sequence[int], k: int, n: int, nb: int, kept4: int) -> tir
     values s8[ceil(n/nb), kept4, nb, 4], index i32[ceil(n/nb), kept4], wscale f32[n], wsum i32[n])
     -> y f32[*lead, n]``; ``index`` counts groups.
     """
+    q, values, index, acc = _product(lead, k, n, nb, kept4)
+    scale, zero, wscale, wsum, y = dequantized(acc, lead, n)
+    return prim_func([q, scale, zero, values, index, wscale, wsum, y])
+
+
+def static_sparse_int8(lead: Sequence[int], k: int, n: int, nb: int, kept4: int) -> tirx.PrimFunc:
+    """``sparse_int8`` on activations with one scale and zero point that calibration fixed.
+
+    ``(q u8[*lead, 4g], values s8[ceil(n/nb), kept4, nb, 4], index i32[ceil(n/nb), kept4],
+    scale f32[n], shift i32[n]) -> y f32[*lead, n]``, as in `static_int8`.
+    """
+    q, values, index, acc = _product(lead, k, n, nb, kept4)
+    scale, shift, y = dequantized_static(acc, lead, n)
+    return prim_func([q, values, index, scale, shift, y])
+
+
+def _product(
+    lead: Sequence[int], k: int, n: int, nb: int, kept4: int
+) -> tuple[te.Tensor, te.Tensor, te.Tensor, te.Tensor]:
+    """(q, values, index, accumulators)."""
     blocks = -(-n // nb)
     q = te.placeholder(dims(*lead, -(-k // GROUP) * GROUP), "uint8", name="q")
     values = te.placeholder(dims(blocks, kept4, nb, GROUP), "int8", name="values")
@@ -40,8 +60,7 @@ def sparse_int8(lead: Sequence[int], k: int, n: int, nb: int, kept4: int) -> tir
         name="linear",
         attrs=family(FAMILY_NAME),
     )
-    scale, zero, wscale, wsum, y = dequantized(acc, lead, n)
-    return prim_func([q, scale, zero, values, index, wscale, wsum, y])
+    return q, values, index, acc
 
 
 def pack_sparse_int8(

@@ -6,6 +6,7 @@ elementwise blocks that fusion put behind the product run on the tile before it 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -26,10 +27,13 @@ from targets.kernels.blocks import (
     written,
 )
 from targets.kernels.intrin import dot_name, madd_name
+from targets.kernels.intrin_bf16 import DOT2_CODE, IMPORT, dot2_name
+from targets.kernels.intrin_load import load_name
 from targets.kernels.linear import ROW_SLACK, row_position
 from targets.target import Target
 
 ROW_OPTIONS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14)
+BLOCK_OPTIONS = (1, 2, 3, 4, 5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,12 @@ class Tile:
     Attributes:
         rows: rows of the register tile.
         rows_first: walk all rows for one block of weights (True), or all blocks for one tile row.
+        blocks: packed blocks of outputs of the tile; it divides their number.
     """
 
     rows: int
     rows_first: bool = True
+    blocks: int = 1
 
 
 def tiles(func: tirx.PrimFunc, target: Target, int8: bool) -> list[Tile]:
@@ -68,12 +74,32 @@ def row_options(rows: int, columns: int, target: Target) -> list[int]:
 
 def tile_product(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
     """Schedule a fused float32 matrix product, dense or sparse."""
-    anchor, inside = open_tile(sch, target, tile)
-    (*_, r, o, j), (k,) = bring(sch, anchor, inside)
-    sch.reorder(o, k, r, j)
+    multiply_in_tile(sch, *open_tile(sch, target, tile))
+
+
+def multiply_in_tile(sch: s_tir.Schedule, anchor: Block, inside: Loop) -> None:
+    """Bring a float32 product under the loop ``inside`` over tiles, its accumulators into registers."""
+    (*_, r, o, j), reduction = bring(sch, anchor, inside)
+    sch.reorder(o, *reduction, r, j)
     sch.unroll(r)
     sch.vectorize(j)
-    clear_accumulators(sch, anchor, k)
+    clear_accumulators(sch, anchor, reduction[0])
+    load_ahead(sch, anchor, reduction[-1])
+
+
+def load_ahead(sch: s_tir.Schedule, anchor: Block, step: Loop) -> None:
+    """Load the weights of one ``step`` of the product into registers, and prefetch later ones."""
+    block = sch.get(anchor)
+    width = int(written(sch, anchor).shape[-1])
+    output = next(a.var for a in reversed(block.iter_vars) if a.iter_type == tirx.IterVar.DataPar)
+    load = load_name(width)
+    for position, read in enumerate(block.reads):
+        along = read.region[-1].min.same_as(output)
+        if load and along and not read.source.same_as(written(sch, anchor)):
+            weights = sch.cache_read(anchor, position, "local")
+            sch.compute_at(weights, step, preserve_unit_loops=True)
+            sch.tensorize(sch.get_loops(weights)[-1], load)
+            return
 
 
 def tile_product_int8(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
@@ -82,22 +108,41 @@ def tile_product_int8(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
     nb = int(written(sch, anchor).shape[-1])
     dot, madd = dot_name(target), madd_name(target)
     if dot is not None and nb % target.lanes == 0:
-        dot_by_four(sch, anchor, inside, target.lanes, dot)
+        dot_by_group(sch, anchor, inside, target.lanes, dot)
     elif madd is not None and nb % (target.lanes // 2) == 0:
         madd_by_two(sch, anchor, inside, target.lanes // 2, madd)
     else:
-        (*_, r, o, j), (g, i) = bring(sch, anchor, inside)
-        sch.reorder(o, g, r, i, j)
-        sch.unroll(r)
-        sch.unroll(i)
-        sch.vectorize(j)
-        clear_accumulators(sch, anchor, g)
+        group_by_group(sch, anchor, inside)
 
 
-def dot_by_four(
+def tile_product_bf16(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
+    """Schedule a fused bfloat16 matrix product with what the target has for it."""
+    anchor, inside = open_tile(sch, target, tile)
+    nb = int(written(sch, anchor).shape[-1])
+    dot = dot2_name(target)
+    if dot is not None and nb % target.lanes == 0:
+        sch.annotate(dot_by_group(sch, anchor, inside, target.lanes, dot), IMPORT, DOT2_CODE)
+    else:
+        group_by_group(sch, anchor, inside)
+
+
+def group_by_group(sch: s_tir.Schedule, anchor: Block, inside: Loop) -> None:
+    """The product of groups of inputs by ordinary multiplication."""
+    (*_, r, o, j), (g, i) = bring(sch, anchor, inside)
+    sch.reorder(o, g, r, i, j)
+    sch.unroll(r)
+    sch.unroll(i)
+    sch.vectorize(j)
+    clear_accumulators(sch, anchor, g)
+
+
+def dot_by_group(
     sch: s_tir.Schedule, anchor: Block, inside: Loop, lanes: int, intrinsic: str
-) -> None:
-    """The product by an instruction that adds four products to each of ``lanes`` accumulators."""
+) -> Loop:
+    """The product by an instruction that adds those of a group to each of ``lanes`` accumulators.
+
+    Returns the loop over groups.
+    """
     (*_, r, o, j), (g, i) = bring(sch, anchor, inside)
     jo, ji = sch.split(j, [None, lanes])
     sch.reorder(o, g, r, jo, ji, i)
@@ -108,6 +153,7 @@ def dot_by_four(
     sch.vectorize(sch.fuse(outer, inner))
     hide_indices(sch, anchor)
     sch.tensorize(ji, intrinsic)
+    return g
 
 
 def madd_by_two(
@@ -158,12 +204,28 @@ def clear_accumulators(sch: s_tir.Schedule, anchor: Block, reduction: Loop) -> N
     sch.vectorize(columns)
 
 
-def open_tile(sch: s_tir.Schedule, target: Target, tile: Tile) -> tuple[Block, Loop]:
+def open_tile(
+    sch: s_tir.Schedule,
+    target: Target,
+    tile: Tile,
+    options: Sequence[int] = ROW_OPTIONS,
+    *,
+    parts: int = 0,
+    unroll: bool = True,
+    share: int = 0,
+) -> tuple[Block, Loop]:
     """Split the output into tiles and bring the epilogue into them.
+
+    Args:
+        options: what the rows of the tile are chosen from.
+        parts: blocks before the product that belong to it; they stay where they are.
+        unroll: the rows of the tile.
+        share: parts into which the tiles are cut for threads; 0 leaves that to the runtime.
 
     Returns the product block, still outside, and the loop over tiles that it belongs in.
     """
-    first, *rest = flow(sch)
+    nodes = flow(sch)
+    first, *rest = nodes[parts:]
     if not first.family or not rest[-1].output or any(node.reduces for node in rest):
         raise UnsuitedError("not a product followed by elementwise work")
     anchor, last = first.block, rest[-1].block
@@ -173,17 +235,24 @@ def open_tile(sch: s_tir.Schedule, target: Target, tile: Tile) -> tuple[Block, L
     vector = gcd(extent(sch, j), nb)
     at = row_position([extent(sch, loop) for loop in lead])
     around = lead[:at]
-    ro, ri = sch.split(lead[at], [None, decide(sch, ROW_OPTIONS, tile.rows)])
-    jo, ji = sch.split(j, [None, nb])
+    ro, ri = sch.split(lead[at], [None, decide(sch, options, tile.rows)])
+    if tile.blocks == 1:
+        jo, ji = sch.split(j, [None, nb])
+    else:
+        jo, *inner = sch.split(j, [None, decide(sch, BLOCK_OPTIONS, tile.blocks), nb])
+        ji = sch.fuse(*inner)
     outer = [jo, *around, ro] if tile.rows_first else [*around, ro, jo]
     sch.reorder(*outer, ri, ji)
     inside = outer[-1]
     if target.threads > 1:
         inside = sch.fuse(*outer)
-        sch.parallel(inside)
+        parts, rest = sch.split(inside, [share, None]) if share else (inside, inside)
+        sch.parallel(parts)
+        inside = rest
     for node in reversed(staged):
         bring(sch, node.block, ri)
         vectorize_last(sch, node.block, vector)
-    sch.unroll(ri)
+    if unroll:
+        sch.unroll(ri)
     vectorize_last(sch, last, vector)
     return anchor, inside

@@ -8,18 +8,25 @@ import numpy as np
 import pytest
 from tvm import relax
 
+from passes.bf16 import Bf16
+from passes.codebook import Codebook
 from passes.errors import PassError
 from passes.ffn import prune_ffn, solved_weights
 from passes.format_linear import format_linear, format_linears
-from passes.formats import DENSE, ROWS, Solved
+from passes.formats import BFLOAT16, DENSE, ROWS, Solved
 from passes.heads import prune_heads
 from passes.int8 import Int8
+from passes.int8_static import Int8Static
+from passes.low_rank import LowRank
 from passes.rewrite import bindings_of
 from passes.seen import QUANTIZE
 from passes.sites import Linear
 from passes.solve.gram import Gram
+from passes.solve.ranges import Codes
 from passes.solve.site import Affine, solve_ffn, solve_formats, solve_linear
 from passes.sparse import Sparse
+from passes.weight_only import WeightOnly
+from targets.kernels.linear_bf16 import bf16_bits, bf16_values
 from targets.kernels.quantize import quantize_reference
 from targets.target import find
 
@@ -30,6 +37,12 @@ FORMATS = [
     Sparse(0.5, TARGET.block),
     Int8(1.0, TARGET.block),
     Int8(0.4, TARGET.block),
+    Int8Static(1.0, TARGET.block),
+    Int8Static(0.4, TARGET.block, "minmax"),
+    Bf16(),
+    LowRank(5),
+    WeightOnly(4, 8, symmetric=False),
+    Codebook(16),
 ]
 rng = np.random.default_rng(5)
 
@@ -46,9 +59,14 @@ def on_the_grid(shape):
     return ((codes - zero) / 32).astype(np.float32)
 
 
-def seen_by(x, form):
-    """The rows as the kernel of a format sees them."""
-    return quantize_reference(x.astype(np.float32)).dequantized() if form.seen({}) == ROWS else x
+def seen_by(x, solved):
+    """The rows as the kernel of a solved layer sees them."""
+    seen = solved.seen
+    if seen == BFLOAT16:
+        return bf16_values(bf16_bits(x.astype(np.float32)))
+    if seen == ROWS:
+        return quantize_reference(x.astype(np.float32)).dequantized()
+    return Codes(seen.scale, seen.zero).of(x.astype(np.float32)) if seen.bits == 8 else x
 
 
 def weights_of(k, n, names=("fc",), bias=True):
@@ -81,7 +99,7 @@ def calls(model, kernel):
 @pytest.mark.parametrize("shape", [(1, 1, 70, 33), (2, 5, 37, 70), (3, 4, 8, 64)], ids=str)
 def test_every_format_on_odd_sizes(sketch, execute, shape):
     *lead, k, n = shape
-    names = ("a", "b", "c", "d")
+    names = tuple("abcdefghij")
     model = sketch(
         (*lead, k), weights_of(k, n, names), lambda s: [s.linear(s.x, name) for name in names]
     )
@@ -92,7 +110,7 @@ def test_every_format_on_odd_sizes(sketch, execute, shape):
         model, report = format_linear(model, site, solved, TARGET)
         assert [c.detail for c in report.rewrites] == [str(form)]
         assert (f"{name}.w" in model.weights) == form.in_place
-        wanted[name] = seen_by(x, form).astype(np.float64) @ solved.weight.T + solved.bias
+        wanted[name] = seen_by(x, solved).astype(np.float64) @ solved.weight.T + solved.bias
     for name, got in zip(names, execute(model, {"x": x}), strict=True):
         assert error(got, wanted[name]) < 1e-5, name
 
@@ -120,12 +138,12 @@ def test_rows_are_quantised_once_for_all_that_read_them(sketch, execute):
     x = on_the_grid((2, 3, k))
     rows = rng.standard_normal((99, k))
     sites = [linear(model, name) for name in names]
-    solved = [solve(model, s, f, rows) for s, f in zip(sites, FORMATS[2:] * 2, strict=False)]
+    solved = [solve(model, s, f, rows) for s, f in zip(sites, FORMATS[2:4] * 2, strict=False)]
     at_once, _ = format_linears(model, list(zip(sites, solved, strict=True)), TARGET)
     one_by_one = model
     for i in (2, 0, 1):
         one_by_one, _ = format_linear(one_by_one, sites[i], solved[i], TARGET)
-    seen = seen_by(x, FORMATS[2]).astype(np.float64)
+    seen = seen_by(x, solved[0]).astype(np.float64)
     for written in (at_once, one_by_one):
         assert len(calls(written, QUANTIZE)) == 1
         for got, s in zip(execute(written, {"x": x}), solved, strict=True):
@@ -151,13 +169,13 @@ def test_an_encoder_of_all_formats_with_pruned_heads_and_neurons(encoder, execut
     outputs = {"0.up": narrow.keep, "0.qkv": np.r_[0:12, 24:48, 60:84, 96:108]}
     layers, forms = [], {}
     for i, site in enumerate(net.sites.linears):
-        form = FORMATS[i % 4]
+        form = FORMATS[i % len(FORMATS)]
         inputs = kept.get(site.name, np.arange(site.in_features))
         rows = outputs.get(site.name, np.arange(site.out_features))
         layer = Affine(model.weights[site.weight], model.weights[site.bias])
         solved = solve_linear(layer, grams[site.name].rows(inputs), form)
         layers.append((site, solved))
-        forms[site.name] = (form, inputs)
+        forms[site.name] = (solved, inputs)
         full = np.zeros((site.out_features, site.in_features), np.float32)
         full[np.ix_(rows, inputs)] = solved.weight
         bias = np.zeros(site.out_features, np.float32)
@@ -166,9 +184,9 @@ def test_an_encoder_of_all_formats_with_pruned_heads_and_neurons(encoder, execut
     written, _ = format_linears(model, layers, TARGET)
 
     def seen(name, x):
-        form, inputs = forms[name]
+        solved, inputs = forms[name]
         x = x.copy()
-        x[..., inputs] = seen_by(x[..., inputs], form)
+        x[..., inputs] = seen_by(x[..., inputs], solved)
         return x
 
     sample = net.sample(77)

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from targets.kernels.epilogue import with_epilogue
-from targets.kernels.linear_sparse_int8 import pack_sparse_int8, sparse_int8
+from targets.kernels.linear_int8 import static_correction
+from targets.kernels.linear_sparse_int8 import (
+    pack_sparse_int8,
+    sparse_int8,
+    static_sparse_int8,
+)
 
 CASES = [((1,), 30, 35, 3), ((13,), 67, 50, 17), ((2, 17), 52, 100, 1)]
 
@@ -56,3 +61,13 @@ def test_nothing_saturates(compiled, target):
     kernel = compiled(sparse_int8((5,), k, n, target.block, kept), target)
     y = kernel(arguments(q, zero, w, mask, target.block))[0]
     np.testing.assert_array_equal(y, exact(q, zero, w))
+
+
+@pytest.mark.parametrize(("lead", "k", "n", "kept"), CASES)
+def test_static_scale_and_zero(run, target, lead, k, n, kept):
+    q, _, w, mask = arrays(lead, k, n, kept, target.block)
+    values, index, wsum = pack_sparse_int8(w, mask, target.block)
+    scale, shift = static_correction(np.ones(n, np.float32), wsum, 1.0, 99)
+    func = static_sparse_int8(lead, k, n, target.block, kept)
+    for (y,) in run(func, target, [q, values, index, scale, shift]):
+        np.testing.assert_array_equal(y, exact(q, np.full(lead, 99), w))

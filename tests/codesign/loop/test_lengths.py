@@ -44,7 +44,7 @@ def net(encoder: Callable[..., Any]) -> Any:
 @pytest.fixture(scope="module")
 def space(net: Any) -> Space:
     enabled = ("tokens", "ffn", "layers", "int8")
-    return space_of(net.model, find_sites(net.model), TARGET, enabled, lambda name: None)
+    return space_of(net.model, find_sites(net.model), TARGET, enabled)
 
 
 @pytest.fixture(scope="module")
@@ -160,13 +160,13 @@ def test_shortening_comes_out_of_the_search(tables: Tables) -> None:
 
 
 def test_nothing_is_offered_where_the_pass_is_off(net: Any) -> None:
-    space = space_of(net.model, find_sites(net.model), TARGET, ("ffn",), lambda name: None)
+    space = space_of(net.model, find_sites(net.model), TARGET, ("ffn",))
     assert space.lengths == ()
 
 
 def test_a_reason_where_it_cannot_be(encoder: Callable[..., Any]) -> None:
     model = encoder(layers=1, seq=16, width=64, heads=2, hidden=64).model
-    space = space_of(model, find_sites(model), TARGET, ("tokens",), lambda name: None)
+    space = space_of(model, find_sites(model), TARGET, ("tokens",))
     assert space.lengths == ()
     assert "merges none" in space.refusals[0].reason
 

@@ -12,6 +12,7 @@ from codesign.simulate.gates import GATE, gate_value, gated
 from passes.formats import EXACT, ROWS, Seen
 from targets.kernels.primfunc import dims
 from targets.kernels.quantize import quantize_reference
+from targets.kernels.quantize_static import quantize_static_reference
 from targets.target import host
 
 SHAPE = (2, 3, 37)
@@ -68,3 +69,5 @@ def test_a_fixed_scale_clips_and_rounds_to_even(run, scale, zero):
     codes = np.clip(np.rint(x * inverse) + zero, 0, 255)
     wanted = (codes - zero).astype(np.float32) * np.float32(scale)
     np.testing.assert_array_equal(run(x, Seen(8, scale, zero)), wanted)
+    kernel = quantize_static_reference(x, scale, zero).astype(np.float32) - zero
+    np.testing.assert_array_equal(wanted, kernel * np.float32(scale))
