@@ -93,6 +93,10 @@ def compile(
     int8_attention: Annotated[
         bool, typer.Option("--int8-attention", help="The products of attention in int8.")
     ] = False,
+    codebook: Annotated[
+        int,
+        typer.Option(min=0, max=256, help="Values that weights of a layer take, for size; 0: any."),
+    ] = 0,
     dim: Dims = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -109,6 +113,7 @@ def compile(
             output=output,
             int8=int8,
             int8_attention=int8_attention,
+            codebook=codebook,
             dims=parse_dims(dim),
             progress=progress,
         )

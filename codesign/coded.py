@@ -32,6 +32,7 @@ _SMALLEST = 1 << 10  # numbers for which a codebook, bytes for which a stream ma
 _GAIN = 0.97
 _SAMPLE = 1 << 12
 _RAW = -zlib.MAX_WBITS
+_AXES = 16
 
 
 def encode(weights: Mapping[str, NDArray[np.generic]]) -> tuple[Arrays, dict[str, Any]]:
@@ -42,7 +43,7 @@ def encode(weights: Mapping[str, NDArray[np.generic]]) -> tuple[Arrays, dict[str
         parts = None
         if weight.nbytes >= _SMALLEST and not {name + CODES, name + VALUES} & set(weights):
             parts = _parts(np.asarray(weight, order="C"))
-        if parts is None or sum(p.nbytes for p in parts.values()) > _GAIN * weight.nbytes:
+        if parts is None or _size(parts) > _GAIN * weight.nbytes:
             arrays[name] = np.asarray(weight, order="C")  # 0-d stays 0-d
         else:
             arrays |= {name + suffix: part for suffix, part in parts.items()}
@@ -86,12 +87,17 @@ def _parts(weight: NDArray[np.generic]) -> Arrays | None:
     if str(weight.dtype) != "float32" or weight.ndim == 0:
         return None
     bits = weight.reshape(-1).view(np.uint32)  # compared as bits: -0.0 and NaN stay what they are
+    found: list[Arrays] = []
     for rows in (bits.reshape(1, -1), bits.reshape(weight.shape[0], -1)):
         books = _codebooks(rows) if rows.shape[1] >= _SMALLEST else None
         if books is not None:
             values, codes = books
-            return {VALUES: values.view(np.float32), CODES: _deflated(codes)}
-    return None
+            found.append({VALUES: values.view(np.float32), CODES: _deflated(codes)})
+    return min(found, key=_size, default=None)
+
+
+def _size(parts: Arrays) -> int:
+    return sum(p.nbytes for p in parts.values())
 
 
 def _codebooks(
@@ -143,13 +149,13 @@ def _inflated(stream: NDArray[np.generic], count: int, name: str) -> NDArray[np.
 
 def _checked(name: str, entry: Any) -> tuple[str, tuple[int, ...]]:
     """dtype and shape that an entry gives."""
-    dtype, shape = (
-        entry.get(k) if isinstance(entry, Mapping) else None for k in ("dtype", "shape")
-    )
-    sizes = isinstance(shape, list) and all(type(d) is int and d >= 0 for d in shape)
-    if dtype not in (*_BYTES, "float32") or not sizes:
+    fields: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
+    dtype, shape = fields.get("dtype"), fields.get("shape")
+    known = isinstance(dtype, str) and dtype in (*_BYTES, "float32")
+    sizes = shape if isinstance(shape, list) and len(shape) <= _AXES else [0]
+    if not known or not all(type(d) is int and d > 0 for d in sizes):
         raise _wrong(name, f"dtype {dtype!r}, shape {shape!r}")
-    return str(dtype), tuple(shape)
+    return str(dtype), tuple(sizes)
 
 
 def _stored(

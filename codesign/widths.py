@@ -170,8 +170,10 @@ def parse_layer(linear: str | None, convolution: str | None, kernel: int, stride
             next="codesign widths --linear 128x384x1536",
         )
     if linear is not None:
-        return LinearLayer(*_sizes("--linear", linear, 3))
-    return ConvLayer(*_sizes("--conv", str(convolution), 4), kernel, stride)
+        rows, inputs, outputs = _sizes("--linear", linear, 3)
+        return LinearLayer(rows, inputs, outputs)
+    height, width, inputs, outputs = _sizes("--conv", str(convolution), 4)
+    return ConvLayer(height, width, inputs, outputs, kernel, stride)
 
 
 def parse_side(text: str) -> Side:
@@ -180,8 +182,9 @@ def parse_side(text: str) -> Side:
     Raises:
         UserError: it is neither.
     """
-    if text == "in" or text == "out":
-        return text
+    sides: dict[str, Side] = {"in": "in", "out": "out"}
+    if text in sides:
+        return sides[text]
     raise UserError("a side of the layer is swept", got=f"--sweep {text}", allowed="in or out")
 
 
@@ -205,7 +208,7 @@ def measure_widths(
         target: a name of ``codesign targets``.
         threads: of the kernels.
         trials: schedules tried for each width.
-        first: the narrowest width; by default a quarter of the target's block.
+        first: the narrowest width; by default a quarter of a vector.
         every: distance of the widths; by default each multiple of the target's block, and a quarter
             of a vector beside it.
         output: folder of the plot, the records and the traces.

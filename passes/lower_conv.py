@@ -9,19 +9,33 @@ from tvm import relax
 from passes.patterns import shape_of
 from passes.rewrite import Rewriting
 from targets.kernels.conv import conv, pack_conv, runs
+from targets.kernels.conv_depthwise import conv_depthwise
 from targets.kernels.window import Window
 from targets.target import Target
 
+DEPTHWISE = ".depthwise"
+"""Suffix of the weight that lowering makes of one that has a kernel for each channel."""
+
 
 def conv_weight(graph: Rewriting, expr: relax.Expr) -> str | None:
-    """The weight if ``expr`` is a canonical convolution, in one group, that a kernel computes."""
+    """The weight if ``expr`` is a canonical convolution that a kernel computes.
+
+    In one group, or in as many as there are channels, inputs and outputs alike.
+    """
     call = graph.call(expr, "nn.conv2d")
     if call is None or not isinstance(call.args[1], relax.Var):
         return None
     layouts = (call.attrs.data_layout, call.attrs.kernel_layout, call.attrs.out_layout)
-    if layouts != ("NHWC", "OIHW", "NHWC") or int(call.attrs.groups) != 1:
+    suits = int(call.attrs.groups) == 1 or is_depthwise(call)
+    if layouts != ("NHWC", "OIHW", "NHWC") or not suits:
         return None
     return call.args[1].name if graph.value(call.args[1]) is None else None
+
+
+def is_depthwise(call: relax.Call) -> bool:
+    """Whether each output of a canonical convolution comes from a channel of its own."""
+    groups = int(call.attrs.groups)
+    return groups > 1 and groups == shape_of(call.args[0])[-1] == shape_of(call.args[1])[0]
 
 
 def window_of(call: relax.Call) -> Window:
@@ -42,11 +56,14 @@ def conv_call(graph: Rewriting, call: relax.Call, packed: relax.Expr, target: Ta
     Args:
         graph: where the kernel is added.
         call: a canonical convolution.
-        packed: its weight as ``packed_conv`` gives it.
+        packed: its weight as ``packed_conv`` gives it, or as ``pack_depthwise`` if it is depthwise.
         target: what it is for.
     """
     window = window_of(call)
     x = graph.new(call.args[0])
+    if is_depthwise(call):
+        kernel = graph.kernel(conv_depthwise(shape_of(x)[0], window), "depthwise")
+        return relax.call_tir(kernel, [x, packed], call.ty)
     outputs = shape_of(call.args[1])[0]
     kernel = graph.kernel(conv(shape_of(x)[0], window, outputs, target.block), "conv")
     shape = (*shape_of(packed)[:1], *runs(window), target.block)

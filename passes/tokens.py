@@ -115,6 +115,11 @@ def with_bias(model: Model, layers: Sequence[Layer]) -> tuple[Model, str]:
     return replace(written, weights=weights, inputs=inputs).check(NAME), BIAS
 
 
+def length(model: Model, layers: Sequence[Layer]) -> int:
+    """Tokens of the sequence that the layers work on; raises PassError as `find_region`."""
+    return shape_of(find_region(model, layers).start)[1]
+
+
 def choices(
     model: Model, layers: Sequence[Layer], config: TokensConfig | None = None
 ) -> tuple[list[dict[str, int]], list[Refusal]]:
@@ -124,18 +129,18 @@ def choices(
         return [], []
     name = layers[0].name
     try:
-        seq = shape_of(find_region(model, layers).start)[1]
+        seq = length(model, layers)
     except PassError as error:
         return [], [Refusal(name, NAME, error.got or str(error))]
     offers: list[dict[str, int]] = []
     refusals: list[Refusal] = []
     for share in sorted(config.shares, reverse=True):
-        length = max(1, round(share * seq / config.multiple)) * config.multiple
-        if length >= seq:
+        fewer = max(1, round(share * seq / config.multiple)) * config.multiple
+        if fewer >= seq:
             reason = f"{share:g} of {seq} tokens, rounded to {config.multiple}, merges none"
             refusals.append(Refusal(name, f"{NAME} {share:g}", reason))
-        elif {"keep": length} not in offers:
-            offers.append({"keep": length})
+        elif {"keep": fewer} not in offers:
+            offers.append({"keep": fewer})
     return offers, refusals
 
 
@@ -161,8 +166,8 @@ class _TokensEdit:
         if var not in self._region.inside:
             return None
         for read in relax.analysis.free_vars(value):
-            if (length := self._keep.pop(read.name, None)) is not None:
-                graph.put(read, self._merged(graph, read, length))
+            if (fewer := self._keep.pop(read.name, None)) is not None:
+                graph.put(read, self._merged(graph, read, fewer))
         written = self._on_fewer(graph, value)
         if not var.same_as(self._region.end):
             return written
@@ -178,15 +183,15 @@ class _TokensEdit:
             return relax.op.reshape(x, [*shape_of(x)[:2], *shape_of(value)[2:]])
         return _attention(graph, value, self._short.bias)
 
-    def _merged(self, graph: Rewriting, old: relax.Var, length: int) -> relax.Var:
+    def _merged(self, graph: Rewriting, old: relax.Var, keep: int) -> relax.Var:
         x = graph.new(old)
         batch, seq, width = shape_of(x)
         short = self._short or self._whole(graph, batch, seq)
-        kernel = merge_tokens(batch, seq, length, width, self._lanes)
+        kernel = merge_tokens(batch, seq, keep, width, self._lanes)
         types = [
-            relax.TensorType([batch, length, width], "float32"),
-            relax.TensorType([batch, 1, 1, length], "float32"),
-            relax.TensorType([batch, length], "float32"),
+            relax.TensorType([batch, keep, width], "float32"),
+            relax.TensorType([batch, 1, 1, keep], "float32"),
+            relax.TensorType([batch, keep], "float32"),
             relax.TensorType([batch, seq], "int32"),
         ]
         call = relax.call_tir(

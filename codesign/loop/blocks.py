@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from codesign.candidate import Candidate, Choice
 from codesign.loop.formats import format_of
-from passes import approximate, int8_attention
+from passes import approximate, int8_attention, tokens
 from passes.formats import DENSE, Format
 from passes.sites import Attention, Linear, Part, Section, Sites
 from targets.target import Target
@@ -119,6 +119,14 @@ def decision_of(candidate: Candidate, block: Block, target: Target) -> Decision:
         second=DENSE if block.second is None else format_of(candidate, block.second.name, target),
         core=cores[0] if cores else "",
     )
+
+
+def tokens_kept(candidate: Candidate, layer: str) -> int | None:
+    """Tokens that a candidate leaves at the input of a layer; None if it merges none there."""
+    for choice in candidate:
+        if (choice.site, choice.pass_name) == (layer, tokens.NAME):
+            return int(choice.setting["keep"])
+    return None
 
 
 def dropped(candidate: Candidate, sites: Sites) -> set[str]:

@@ -8,8 +8,9 @@ share no kernel. So a choice that breaks a fusion costs the kernels that it real
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from targets.target import Target
 
 Counts = Mapping[str, int]
 """Kernel hash -> calls; differences may be negative."""
+
+Seconds = Callable[[Counts], float]
+"""Measured time of a multiset of kernels."""
 
 _Counts = dict[tuple[int | None, Format | str], Counter[str]]
 """By units kept and what one part is."""
@@ -71,6 +75,23 @@ class BlockKernels:
             for kernel, n in part.items():
                 total[kernel] += sign * n
         return total
+
+
+def shared_seconds(
+    kernels: Mapping[Decision, Mapping[str, int]], seconds: Seconds
+) -> dict[Decision, float]:
+    """What each decision of a block takes, all kernels that some decision does without included.
+
+    Args:
+        kernels: of each decision, against the untouched layer.
+        seconds: measured time of a multiset of kernels; infinite if one could not be measured.
+    """
+    replaced: Counter[str] = Counter()
+    for change in kernels.values():
+        replaced |= Counter({kernel: -n for kernel, n in change.items() if n < 0})
+    own = seconds(replaced)
+    takes = {decision: own + seconds(change) for decision, change in kernels.items()}
+    return {d: inf if t != t else max(t, 0.0) for d, t in takes.items()}
 
 
 def layer_model(model: Model, layer: Section) -> Model:

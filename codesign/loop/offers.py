@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from codesign.loop.blocks import Block, Decision
+from codesign.loop.blocks import Block, Decision, blocks_of
 from codesign.loop.formats import formats_for
 from passes import approximate, ffn, heads, int8_attention
 from passes.formats import DENSE, Format
 from passes.report import Refusal
-from passes.sites import FFN, Attention
+from passes.sites import FFN, Attention, Section
 from targets.target import Target
 
 MOST_COUNTS = 6
@@ -37,6 +38,14 @@ class Offers:
     def decisions(self) -> list[Decision]:
         """Every combination, the untouched block first."""
         return [Decision(*d) for d in product(self.keeps, self.first, self.second, self.core)]
+
+
+def all_offers(
+    sections: Sequence[Section], target: Target, enabled: tuple[str, ...]
+) -> dict[str, Offers]:
+    """What the passes offer for each block of a model, by its name."""
+    blocks = [block for section in sections for block in blocks_of(section)]
+    return {block.name: offers_for(block, target, enabled) for block in blocks}
 
 
 def offers_for(block: Block, target: Target, enabled: tuple[str, ...]) -> Offers:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -16,17 +17,31 @@ from passes.heads import prune_heads
 from passes.int8_attention import quantize_attention
 from passes.layers import drop_layers
 from passes.model import Model
-from passes.sites import FFN, Attention, Section
+from passes.sites import FFN, Attention, Section, encoder_layers
+from passes.tokens import keep_tokens
 from targets.target import Target
 
 
 def rewrite_candidate(
-    model: Model, blocks: Sequence[SolvedBlock], dropped: Sequence[Section], target: Target
+    model: Model,
+    blocks: Sequence[SolvedBlock],
+    dropped: Sequence[Section],
+    target: Target,
+    layers: Sequence[Section] = (),
+    tokens: Mapping[str, int] = MappingProxyType({}),
 ) -> Model:
     """The canonical model with every solved block in its compact form, and without dropped layers.
 
-    Blocks of dropped layers must not be among ``blocks``.
+    Args:
+        model: canonical.
+        blocks: none of a dropped layer is among them.
+        dropped: the layers to leave out.
+        target: gives the packed block.
+        layers: all of the model, in order; needed where tokens are merged.
+        tokens: how many are left at the input of a layer, by its name.
     """
+    if tokens:
+        model = keep_tokens(model, encoder_layers(layers), tokens, target)[0]
     for solved in blocks:
         model = rewrite_block(
             model,

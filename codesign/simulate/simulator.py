@@ -34,7 +34,7 @@ from codesign.simulate.tokens import given_back, merged
 from codesign.simulate.walk import Walk
 from passes.errors import PassError
 from passes.model import Model
-from passes.sites import Layer, Linear, Sites
+from passes.sites import Linear, Sites, encoder_layers
 from passes.solve.gram import Gram
 from passes.tokens import BIAS, with_bias
 from targets.target import Target
@@ -194,9 +194,17 @@ class Simulator:
         names = [n for n in self._programs.outputs if "float" in str(reference[0][n].dtype)]
         return float(np.mean([self._error(n, done, reference) for n in names]))
 
-    def sensitivity(self, segment: str, variant: Variant, samples: int | None = 48) -> float:
-        """``output_error`` of the model with only this segment changed, on some samples."""
-        return self.output_error(self.advance(self.dense_stream(segment, samples), variant))
+    def sensitivity(
+        self, segment: str, variant: Variant, samples: int | None = 48, keep: int | None = None
+    ) -> float:
+        """``output_error`` of the model with only this segment changed, on some samples.
+
+        Args:
+            keep: tokens left from its input on; None for all.
+        """
+        stream = self.dense_stream(segment, samples)
+        stream = stream if keep is None else self.merge(stream, keep)
+        return self.output_error(self.advance(stream, variant))
 
     def _error(
         self, name: str, done: Sequence[Environment], reference: Sequence[Environment]
@@ -212,7 +220,7 @@ class Simulator:
 
 def _with_bias(model: Model, sites: Sites) -> tuple[Model, str | None]:
     """The model whose attention reads a bias, and its name; None if no tokens can be merged."""
-    layers = [layer for layer in sites.layers if isinstance(layer, Layer)]
+    layers = encoder_layers(sites.layers)
     try:
         return with_bias(model, layers) if layers else (model, None)
     except PassError:

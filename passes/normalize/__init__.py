@@ -27,6 +27,9 @@ The canonical form:
   ``R.clip(R.add(R.multiply(x, 1/6), 1/2), 0, 1)``, hard swish x times that;
 - ``R.nn.layer_norm(axes=[-1])``; embeddings ``R.take(W, ids, axis=0)``;
 - ``R.nn.attention`` on [B, S, H, D] with an explicit scale, its result reshaped to [B, S, H * D];
+- quantised models: activations ``R.dequantize(R.quantize(x, s, z), s, z)`` with numbers s and z,
+  weights ``R.dequantize(codes, scale, zero, axis=0)`` in place of W, codes an int8 weight of W's shape
+  (``quantization.py``);
 - each linear layer, convolution and normalisation has weights of its own, used nowhere else;
 - whatever depends on no input is a constant or a weight; nothing is unused.
 """

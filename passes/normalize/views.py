@@ -11,6 +11,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
+from numpy.typing import NDArray
+
 Shape = tuple[int, ...]
 
 
@@ -111,6 +114,12 @@ class View:
         by_base = sorted(range(len(runs)), key=lambda r: runs[r][0])
         first = tuple(prod(self.atoms[a] for a in runs[r]) for r in by_base)
         return first, tuple(by_base.index(r) for r in range(len(runs))), self.shape
+
+    def read(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        """What the view shows of an array of the base's shape."""
+        first, axes, shape = self.steps()
+        split = array.reshape(first)
+        return (split if axes is None else split.transpose(axes)).reshape(shape)
 
     def sorted_last(self) -> tuple[View, tuple[Shape, tuple[int, ...]]] | None:
         """This view with its last axis in the order in which the base has it.

@@ -15,6 +15,8 @@ from targets.kernels import (
     attention,
     attention_int8,
     conv,
+    conv_depthwise,
+    conv_pattern,
     conv_sparse,
     linear,
     linear_bf16,
@@ -31,6 +33,8 @@ from targets.kernels import (
     tile,
     tile_amx,
     tile_conv,
+    tile_depthwise,
+    tile_pattern,
 )
 from targets.kernels.blocks import UnsuitedError, new_schedule, reason
 from targets.kernels.default import default_schedule
@@ -85,6 +89,18 @@ def conv_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
         yield partial(tile_conv.tile_conv, target=target, tile=point)
 
 
+def depthwise_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All register tiles worth trying for a depthwise convolution."""
+    for point in tile_depthwise.depthwise_tiles(func, target):
+        yield partial(tile_depthwise.tile_depthwise, target=target, tile=point)
+
+
+def pattern_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All tiles worth trying for a convolution with a pattern for each kernel."""
+    for vectors in tile_pattern.pattern_tiles(func, target):
+        yield partial(tile_pattern.tile_pattern, target=target, vectors=vectors)
+
+
 def row_space(first: int, func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
     """All chunk widths of a kernel that works row by row, ``first`` first; on one thread or on all."""
     for chunk in sorted(rows.CHUNKS, key=lambda c: c != first):
@@ -118,6 +134,8 @@ _SPACES: dict[str, Space] = {
     linear_weight_only.FAMILY_NAME: stream_space,
     conv.FAMILY_NAME: conv_space,
     conv_sparse.FAMILY_NAME: conv_space,
+    conv_depthwise.FAMILY_NAME: depthwise_space,
+    conv_pattern.FAMILY_NAME: pattern_space,
     quantize.FAMILY_NAME: partial(row_space, 2),
     norm.FAMILY_NAME: partial(row_space, 4),
     softmax.FAMILY_NAME: partial(row_space, 1),

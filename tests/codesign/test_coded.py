@@ -131,6 +131,8 @@ LIES = {
     "truth for a size": {"dtype": "float32", "shape": [True, 10_000]},
     "a shape that is no list": {"dtype": "float32", "shape": "100"},
     "other bytes": entry("int8"),
+    "nothing at all": entry(shape=(0, 1 << 70)),
+    "more axes than an array has": entry(shape=(*[1] * 70, 100, 100)),
     "objects": entry("object"),
     "structures": entry("V4"),
     "no entry": None,

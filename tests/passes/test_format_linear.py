@@ -9,6 +9,7 @@ import pytest
 from tvm import relax
 
 from passes.bf16 import Bf16
+from passes.codebook import Codebook
 from passes.errors import PassError
 from passes.ffn import prune_ffn, solved_weights
 from passes.format_linear import format_linear, format_linears
@@ -16,6 +17,7 @@ from passes.formats import BFLOAT16, DENSE, ROWS, Solved
 from passes.heads import prune_heads
 from passes.int8 import Int8
 from passes.int8_static import Int8Static
+from passes.low_rank import LowRank
 from passes.rewrite import bindings_of
 from passes.seen import QUANTIZE
 from passes.sites import Linear
@@ -23,6 +25,7 @@ from passes.solve.gram import Gram
 from passes.solve.ranges import Codes
 from passes.solve.site import Affine, solve_ffn, solve_formats, solve_linear
 from passes.sparse import Sparse
+from passes.weight_only import WeightOnly
 from targets.kernels.linear_bf16 import bf16_bits, bf16_values
 from targets.kernels.quantize import quantize_reference
 from targets.target import find
@@ -37,6 +40,9 @@ FORMATS = [
     Int8Static(1.0, TARGET.block),
     Int8Static(0.4, TARGET.block, "minmax"),
     Bf16(),
+    LowRank(5),
+    WeightOnly(4, 8, symmetric=False),
+    Codebook(16),
 ]
 rng = np.random.default_rng(5)
 
@@ -93,7 +99,7 @@ def calls(model, kernel):
 @pytest.mark.parametrize("shape", [(1, 1, 70, 33), (2, 5, 37, 70), (3, 4, 8, 64)], ids=str)
 def test_every_format_on_odd_sizes(sketch, execute, shape):
     *lead, k, n = shape
-    names = tuple("abcdefg")
+    names = tuple("abcdefghij")
     model = sketch(
         (*lead, k), weights_of(k, n, names), lambda s: [s.linear(s.x, name) for name in names]
     )

@@ -16,6 +16,7 @@ from tvm import relax
 from codesign.kernels import kernels
 from codesign.pipeline import compile_model
 from passes.lower import PACKED, lower, lowered_weights
+from passes.lower_conv import DEPTHWISE
 from passes.model import Model
 from passes.normalize import normalize
 from targets.target import Target, find
@@ -50,6 +51,7 @@ def f64(array: Array) -> torch.Tensor:
         ((7, 5, 2, 3), (2, 1), (0, 2, 1, 0), (2, 1), 1),
         ((7, 5, 3, 2), (1, 3), (1, 0, 0, 1), (1, 2), 1),
         ((33, 5, 1, 1), (2, 2), (0, 0, 0, 0), (1, 1), 1),
+        ((5, 1, 3, 4), (2, 1), (1, 0, 2, 1), (1, 2), 5),
         ((10, 1, 3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 5),
     ],
 )
@@ -79,7 +81,8 @@ def test_a_convolution_with_bias_and_activation_is_one_kernel(
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
     lowered = lower(model, target)
     assert len(kernels(lowered)) == 3, "the image moved, the convolution, the image moved back"
-    assert set(lowered.weights) == {"w" + PACKED if groups == 1 else "w", "b"}
+    made = DEPTHWISE if groups == weight[0] else PACKED if groups == 1 else ""
+    assert set(lowered.weights) == {"w" + made, "b"}
 
 
 def test_a_residual_sum_is_part_of_the_convolution_before_it(
@@ -99,14 +102,19 @@ def test_a_residual_sum_is_part_of_the_convolution_before_it(
     np.testing.assert_allclose(run(model, target, x)[0], wanted, rtol=0, atol=1e-4)
 
 
-def test_a_packed_weight_is_made_without_the_graph(sketch: Callable) -> None:
-    target, w = find("host"), noise(35, 5, 3, 3)
-    draw: Callable[[Any], list[relax.Var]] = lambda s: [  # noqa: E731
-        s.bb.emit(op.nn.conv2d(s.x, s.params["w"], padding=2, dilation=2))
-    ]
-    lowered = lower(normalize(sketch((1, 5, 9, 9), {"w": w}, draw)), target)
-    alone = lowered_weights(["w" + PACKED], {"w": w}, target)
-    np.testing.assert_array_equal(alone["w" + PACKED], lowered.weights["w" + PACKED])
+@pytest.mark.parametrize(("channels", "groups"), [(5, 1), (5, 5), (1, 1)])
+def test_a_packed_weight_is_made_without_the_graph(
+    sketch: Callable, channels: int, groups: int
+) -> None:
+    target, w = find("host"), noise(5, channels // groups, 3, 3)
+
+    def draw(s: Any) -> list[relax.Var]:
+        return [s.bb.emit(op.nn.conv2d(s.x, s.params["w"], padding=2, dilation=2, groups=groups))]
+
+    lowered = lower(normalize(sketch((1, channels, 9, 9), {"w": w}, draw)), target)
+    (name,) = lowered.weights
+    alone = lowered_weights([name], {"w": w}, target)
+    np.testing.assert_array_equal(alone[name], lowered.weights[name])
 
 
 def test_images_are_pooled_in_vectors_of_channels(sketch: Callable, target: Target) -> None:

@@ -9,6 +9,8 @@ from tvm import s_tir, te, topi
 from targets.kernels.attention import attention
 from targets.kernels.attention_int8 import attention_int8
 from targets.kernels.conv import conv
+from targets.kernels.conv_depthwise import conv_depthwise
+from targets.kernels.conv_pattern import conv_pattern
 from targets.kernels.conv_sparse import conv_sparse
 from targets.kernels.epilogue import with_epilogue
 from targets.kernels.linear import dense
@@ -16,6 +18,7 @@ from targets.kernels.linear_bf16 import dense_bf16
 from targets.kernels.linear_int8 import dense_int8
 from targets.kernels.linear_sparse import sparse
 from targets.kernels.linear_sparse_int8 import sparse_int8
+from targets.kernels.linear_weight_only import Codes, weight_only
 from targets.kernels.norm import layer_norm
 from targets.kernels.primfunc import dims, prim_func
 from targets.kernels.quantize import quantize_rows
@@ -24,7 +27,7 @@ from targets.kernels.spaces import DEFAULT, schedules, space_name
 from targets.kernels.window import Window
 from targets.target import KNOWN, find
 
-WINDOW = Window(8, 13, 6, (3, 3), padding=(1, 1, 1, 1))
+WINDOW = Window(8, 13, 24, (3, 3), padding=(1, 1, 1, 1))
 
 
 def kernels(nb):
@@ -36,7 +39,12 @@ def kernels(nb):
         "linear_int8": dense_int8(lead, 24, 50, nb),
         "linear_sparse": sparse(lead, 24, 50, nb, 6),
         "linear_sparse_int8": with_epilogue(sparse_int8(lead, 24, 50, nb, 3), residual=True),
+        "linear_weight_only": with_epilogue(
+            weight_only(lead, 24, 6 * nb - 3, nb, Codes(4, 8, False)), bias=True
+        ),
         "conv": with_epilogue(conv(2, WINDOW, 50, nb), bias=True, activation="silu"),
+        "conv_depthwise": with_epilogue(conv_depthwise(2, WINDOW), bias=True, activation="relu"),
+        "conv_pattern": with_epilogue(conv_pattern(2, WINDOW, 50, 7, 3, 4), bias=True),
         "conv_sparse": with_epilogue(conv_sparse(2, WINDOW, 50, nb, 7), residual=True),
         "quantize": quantize_rows(lead, 256),
         "layer_norm": layer_norm((*lead, 256), 1e-5),
