@@ -17,7 +17,6 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -25,9 +24,7 @@ from codesign.config import load_config, override
 from codesign.device import this_device
 from codesign.latency import agreement
 from codesign.loop.blocks import Decision, blocks_of
-from codesign.loop.costs import placeholder
-from codesign.loop.layer_solver import rows_of
-from codesign.loop.rewrite import rewrite_block
+from codesign.loop.costs import with_decision
 from codesign.loop.tables import Space, space_of
 from codesign.loop.workshop import Workshop
 from codesign.measure import Rig
@@ -56,7 +53,8 @@ def random_model(prepared: Prepared, space: Space, target: Target, rng: random.R
     """The model with random decisions; weights of the right shapes and structure."""
     model = prepared.model
     layers = prepared.sites.layers
-    gone = [layer for layer in layers if rng.random() < 0.15][: len(layers) - 1]
+    droppable = [layer for layer in layers if layer.droppable]
+    gone = [layer for layer in droppable if rng.random() < 0.15][: len(layers) - 1]
     for layer in layers:
         if layer in gone:
             continue
@@ -68,13 +66,7 @@ def random_model(prepared: Prepared, space: Space, target: Target, rng: random.R
                 rng.choice(offers.second),
                 rng.choice(offers.int8_core),
             )
-            units = None if choice.keep is None else np.arange(choice.keep)
-            rows = rows_of(block, units)
-            first = placeholder(block.first, choice.first, len(rows.first), block.first.in_features)
-            second = placeholder(
-                block.second, choice.second, block.second.out_features, len(rows.second)
-            )
-            model = rewrite_block(model, block, units, first, second, target, choice.int8_core)
+            model = with_decision(model, block, choice, target)
     return drop_layers(model, gone)[0] if gone else model
 
 

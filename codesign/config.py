@@ -10,7 +10,8 @@ required:
     quality = "retrieval.py:evaluate"    # predict -> {"mrr": 0.54, "recall@1": 0.42}
     search_quality = "retrieval.py:dev"  # steers the search, on other data; default: quality
     calibration = "retrieval.py:batches" # () -> iterable of input dicts; never held-out data
-    passes = ["ffn", "heads", "layers", "int8", "int8_static", "int8_attention", "sparse"]
+    passes = ["ffn", "heads", "layers", "int8", "int8_static", "int8_attention", "sparse",
+              "pattern", "low_rank", "tucker", "weight_only"]
     output = "runs/minilm"
     records = "runs/records.sqlite"      # default: beside the output folder, for runs to share
     trials = 16                          # tuning trials for each new kernel
@@ -53,7 +54,19 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-PASSES = ("ffn", "heads", "layers", "int8", "int8_static", "int8_attention", "sparse")
+PASSES = (
+    "ffn",
+    "heads",
+    "layers",
+    "int8",
+    "int8_static",
+    "int8_attention",
+    "sparse",
+    "pattern",
+    "low_rank",
+    "tucker",
+    "weight_only",
+)
 """Names of the passes a sweep can enable, in the order in which they are applied."""
 
 

@@ -91,8 +91,13 @@ def _damaged(path: Path, name: str, why: str) -> BundleError:
     )
 
 
+TILES_REFUSED = (
+    "; where the CPU has AMX, Linux 5.16 or later must lend its tiles (a sandbox may refuse)"
+)
+
+
 def check_machine(target: Mapping[str, Any]) -> None:
-    """Raise BundleError if this machine lacks a feature of the target."""
+    """Raise BundleError if this machine lacks a feature of the target, or refuses this process one."""
     cpu = this_processor()
     missing = set(target["features"]) - cpu.features
     if target["machine"] == platform.machine() and not missing:
@@ -102,7 +107,8 @@ def check_machine(target: Mapping[str, Any]) -> None:
         "this bundle is for another CPU",
         got=f"{platform.machine()}, {cpu.model}{lacks}",
         allowed=f"{target['machine']} with all features of {target['name']}",
-        next="compile the model on or for this machine: codesign compile MODEL --target host",
+        next="compile the model on or for this machine: codesign compile MODEL --target host"
+        + (TILES_REFUSED if "amx-tile" in missing else ""),
     )
 
 

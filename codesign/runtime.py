@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from codesign.bundle import IO, Bundle, open_bundle
 from codesign.errors import UserError
 from codesign.lean import import_tvm
+from codesign.manifest import check_machine
 from codesign.tensors import pack, unpack
 from codesign.worker import Failure, Worker
 
@@ -47,6 +48,7 @@ class Runtime:
         from tvm import relax
 
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+        check_machine(self.bundle.manifest["target"])  # one opened only to be read was not checked
         self.inputs = self.bundle.inputs
         self.outputs = self.bundle.outputs
         use_threads(self.bundle.threads)

@@ -143,6 +143,10 @@ def lacks_dot_product(target: Target) -> str | None:
 
 def _refused(site: Linear, target: Target, config: Int8Config) -> str | None:
     """Why int8 is not offered at all for a layer; None if it is."""
+    if site.window is not None:
+        return (
+            "a convolution reads windows of many rows, and each row would have a scale of its own"
+        )
     if config.needs_dot_product and (lack := lacks_dot_product(target)) is not None:
         return lack
     if site.in_features < config.min_inputs:

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from tvm import relax
 
 from passes.errors import PassError
-from passes.formats import Balanced, Format, Parts, Place, Solved, Writer
+from passes.formats import Balanced, Format, Parts, Place, Solved, Structure, Writer
 from passes.report import Refusal
+from targets.kernels.conv_sparse import conv_sparse, pack_conv_sparse
 from targets.kernels.linear_sparse import pack_sparse, sparse
 
 if TYPE_CHECKING:
@@ -39,11 +42,17 @@ class Sparse(Format):
         return {"density": self.density}
 
     @property
-    def structure(self) -> Balanced:
+    def structure(self) -> Structure:
         return Balanced(self.density, 1, self.block)
 
     def pack(self, solved: Solved, site: Linear, block: int) -> Parts:
-        values, index = pack_sparse(solved.weight, required_mask(solved, self.block, block), block)
+        mask = required_mask(solved, self.block, block)
+        if site.window is None:
+            values, index = pack_sparse(solved.weight, mask, self.block)
+        else:
+            window = site.window.with_channels(solved.weight.shape[1] // site.taps)
+            weight = solved.weight.reshape(-1, window.channels, *window.kernel)
+            values, index = pack_conv_sparse(weight, mask, window, self.block)
         return {"values": values, "index": index}
 
     def write(
@@ -51,9 +60,13 @@ class Sparse(Format):
     ) -> relax.Expr:
         *lead, k = (int(d) for d in x.ty.shape.values)
         values, index = weights
-        kept = int(index.ty.shape.values[1])
-        func = sparse(lead, k, len(solved.weight), to.block, kept)
-        kernel = graph.kernel(func, "linear_sparse")
+        n, kept = len(solved.weight), int(index.ty.shape.values[1])
+        if to.site.window is None:
+            kernel = graph.kernel(sparse(lead, k, n, self.block, kept), "linear_sparse")
+        else:
+            window = to.site.window.with_channels(k)
+            func = conv_sparse(lead[0], window, n, self.block, kept)
+            kernel = graph.kernel(func, "conv_sparse")
         return relax.call_tir(kernel, [x, values, index], to.ty)
 
     def __str__(self) -> str:
@@ -111,12 +124,12 @@ def refused(site: Linear, structure: Balanced, config: SparseConfig) -> str | No
     return None
 
 
-def required_mask(solved: Solved, own: int, block: int) -> Any:
-    """The mask of a sparse layer; raises PassError if it has none or is of other blocks."""
-    if own != block or solved.mask is None:
+def required_mask(solved: Solved, own: int, block: int) -> NDArray[np.bool_]:
+    """The mask of a sparse layer; raises PassError if it has none, or its blocks are not the target's."""
+    if solved.mask is None or block % own:
         raise PassError(
             "a layer was solved for another block of outputs",
             got=str(own) if solved.mask is not None else "no mask",
-            allowed=f"{block} on this target",
+            allowed=f"{block} on this target, or a part of it",
         )
     return solved.mask

@@ -79,7 +79,7 @@ def _ends(flow: Flow, places: Sequence[_Place], pairs: Mapping[str, FFN]) -> lis
     return _whole_pairs(flow, chosen, places, pairs)
 
 
-def _elementwise(flow: Flow, cuts: Sequence[relax.Var]) -> Sequence[relax.Var]:
+def _elementwise(flow: Flow, cuts: list[relax.Var]) -> list[relax.Var]:
     """The first of consecutive cuts, with those that only elementwise work separates from it."""
     count = 1
     while count < len(cuts) and flow.call(cuts[count], *ELEMENTWISE) is not None:

@@ -12,6 +12,8 @@ from targets.errors import TargetError
 if TYPE_CHECKING:
     import tvm
 
+# Only what code generation may use: one that it never does, and a hypervisor may hide (movdiri), must not
+# rule a processor out.
 _V2 = frozenset("sse3 ssse3 sse4.1 sse4.2 popcnt cx16".split())
 _V3 = _V2 | frozenset("avx avx2 bmi bmi2 f16c fma lzcnt movbe".split())
 _V4 = _V3 | frozenset("avx512f avx512bw avx512cd avx512dq avx512vl".split())
@@ -19,10 +21,10 @@ _ICELAKE = _V4 | frozenset(
     "avx512vnni avx512ifma avx512vbmi avx512vbmi2 avx512bitalg avx512vpopcntdq gfni vaes "
     "vpclmulqdq".split()
 )
-_ALDERLAKE = _V3 | frozenset("avxvnni gfni vaes vpclmulqdq movdiri".split())
+_ALDERLAKE = _V3 | frozenset("avxvnni gfni vaes vpclmulqdq".split())
 _ZEN4 = _ICELAKE | {"avx512bf16"}
-_ZEN5 = _ZEN4 | {"avxvnni", "avx512vp2intersect", "movdiri"}
-_SAPPHIRE = _ZEN4 | frozenset("avxvnni avx512fp16 amx-tile amx-int8 amx-bf16 movdiri".split())
+_ZEN5 = _ZEN4 | {"avxvnni", "avx512vp2intersect"}
+_SAPPHIRE = _ZEN4 | frozenset("avxvnni avx512fp16 amx-tile amx-int8 amx-bf16".split())
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,16 @@ class Target:
     def has_vnni(self) -> bool:
         """True if one instruction multiplies uint8 by int8 and adds four products to an int32."""
         return bool(self.features & {"avx512vnni", "avxvnni"})
+
+    @property
+    def has_tiles(self) -> bool:
+        """True if one instruction multiplies tiles of 16 rows of 64 bytes (AMX, int8 and bf16)."""
+        return {"amx-tile", "amx-int8", "amx-bf16"} <= self.features
+
+    @property
+    def has_bf16(self) -> bool:
+        """True if one instruction multiplies bfloat16 pairs and adds two products to a float32."""
+        return "avx512bf16" in self.features
 
     def with_threads(self, threads: int) -> Target:
         """The same target for another number of threads (at least 1)."""

@@ -96,7 +96,9 @@ def block_kernels(
     first, second, core = _Counts(), _Counts(), _Counts()
     for keep in offers.keeps:
         kept[keep] = (
-            untouched if keep is None else _count(alone, block, Decision(keep), target, book)
+            untouched
+            if keep is None
+            else book.count(with_decision(alone, block, Decision(keep), target), target)
         )
         parts: list[tuple[_Counts, Format | bool, Decision]] = []
         parts += [(first, f, Decision(keep, first=f)) for f in offers.first]
@@ -105,15 +107,15 @@ def block_kernels(
         for found, part, decision in parts:
             plain = part in (DENSE, False)
             found[keep, part] = (
-                kept[keep] if plain else _count(alone, block, decision, target, book)
+                kept[keep]
+                if plain
+                else book.count(with_decision(alone, block, decision, target), target)
             )
     return BlockKernels(untouched, kept, first, second, core)
 
 
-def _count(
-    alone: Model, block: Block, decision: Decision, target: Target, book: KernelBook
-) -> Counter[str]:
-    """Kernels of the layer with a decision; the weights do not matter, only their shapes."""
+def with_decision(model: Model, block: Block, decision: Decision, target: Target) -> Model:
+    """The model with a decision for one block; its weights do not matter here, only their shapes."""
     units: Index | None = None if decision.keep is None else np.arange(decision.keep)
     rows = rows_of(block, units)
     first = placeholder(block.first, decision.first, len(rows.first), block.first.in_features)
@@ -121,8 +123,7 @@ def _count(
     if block.second is not None:
         shape = block.second.out_features, len(rows.second)
         second = placeholder(block.second, decision.second, *shape)
-    model = rewrite_block(alone, block, units, first, second, target, decision.int8_core)
-    return book.count(model, target)
+    return rewrite_block(model, block, units, first, second, target, decision.int8_core)
 
 
 def placeholder(linear: Linear, form: Format, rows: int, columns: int) -> Solved:

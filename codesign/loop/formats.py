@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from codesign.candidate import Candidate
-from passes import int8, int8_static, sparse
+from passes import int8, int8_static, low_rank, pattern, sparse, tucker, weight_only
 from passes.formats import DENSE, Format
 from passes.int8 import Int8Config
 from passes.int8_static import Int8StaticConfig
@@ -14,14 +15,17 @@ from passes.sites import Linear
 from passes.sparse import SparseConfig
 from targets.target import Target
 
+Choices: TypeAlias = Callable[[Linear, Target, Any], tuple[Sequence[Format], list[Refusal]]]
+
 INT8 = Int8Config(densities=(1.0, 0.75, 0.5, 0.25))
 DENSE_INT8 = Int8Config(densities=(1.0,))
 STATIC = Int8StaticConfig(int8=Int8Config(densities=(1.0, 0.5)))
 DENSE_STATIC = Int8StaticConfig(int8=DENSE_INT8)
 SPARSE = SparseConfig(densities=(0.5,))
 """Where int8 exists, float32 sparsity is offered thinly: it rarely wins there."""
+SPARSE_CONV = SparseConfig(densities=(0.5, 0.25, 0.125))
 
-PARSERS = (int8, int8_static, sparse)
+PARSERS = (int8, int8_static, sparse, pattern, low_rank, tucker, weight_only)
 """The passes that give a layer a format, each with ``NAME`` and ``form(setting, target)``."""
 
 
@@ -29,17 +33,28 @@ def formats_for(
     linear: Linear, target: Target, enabled: tuple[str, ...]
 ) -> tuple[list[Format], list[Refusal]]:
     """Formats of one layer, float32 and dense first, and what is refused."""
-    offers: list[tuple[Sequence[Format], list[Refusal]]] = []
-    if int8.NAME in enabled:
-        config = INT8 if sparse.NAME in enabled else DENSE_INT8
-        offers.append(int8.choices(linear, target, config))
-    if int8_static.NAME in enabled:
-        static = STATIC if sparse.NAME in enabled else DENSE_STATIC
-        offers.append(int8_static.choices(linear, target, static))
-    if sparse.NAME in enabled:
-        offers.append(sparse.choices(linear, target, SPARSE))
-    found = [f for forms, _ in offers for f in forms]
-    return [DENSE, *found], [r for _, refusals in offers for r in refusals]
+    conv, sparsely = linear.window is not None, sparse.NAME in enabled
+    offers: list[tuple[str, Choices, Any]] = [
+        (int8.NAME, int8.choices, INT8 if sparsely else DENSE_INT8),
+        (int8_static.NAME, int8_static.choices, STATIC if sparsely else DENSE_STATIC),
+        (sparse.NAME, sparse.choices, SPARSE_CONV if conv else SPARSE),
+    ]
+    # what has no meaning for a kind of layer is not even refused there
+    if conv:
+        offers += [(pattern.NAME, pattern.choices, None), (tucker.NAME, tucker.choices, None)]
+    else:
+        offers += [
+            (low_rank.NAME, low_rank.choices, None),
+            (weight_only.NAME, weight_only.choices, None),
+        ]
+    found: list[Format] = [DENSE]
+    refusals: list[Refusal] = []
+    for name, choices, config in offers:
+        if name in enabled:
+            forms, refused = choices(linear, target, config)
+            found += forms
+            refusals += refused
+    return found, refusals
 
 
 def format_of(candidate: Candidate, site: str, target: Target) -> Format:

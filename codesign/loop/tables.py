@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from codesign.loop.blocks import DROP, Block, blocks_of
@@ -103,16 +104,25 @@ def tables_of(space: Space, sensitivities: Sensitivities, seconds: Seconds) -> T
     return veto_slow(Tables(tuple(layers), max(total, 0.0)))
 
 
+def _replaced(changes: Iterable[Mapping[str, int]]) -> Counter[str]:
+    """The kernels of the untouched block that some decision does without."""
+    found: Counter[str] = Counter()
+    for change in changes:
+        found |= Counter({kernel: -n for kernel, n in change.items() if n < 0})
+    return found
+
+
 def _dense(group: Group) -> float:
     return group.options[0].seconds
 
 
 def _group(block: Block, space: Space, sensitivities: Sensitivities, seconds: Seconds) -> Group:
-    kernels = space.kernels[block.name]
-    own = seconds(kernels.untouched) / 2  # an offset that keeps options positive
+    decisions = space.offers[block.name].decisions()
+    kernels = {d: space.kernels[block.name].of(d) for d in decisions}
+    own = seconds(_replaced(kernels.values()))
     options = []
-    for decision in space.offers[block.name].decisions():
-        takes = own + seconds(kernels.of(decision))
+    for decision in decisions:
+        takes = own + seconds(kernels[decision])
         broken = takes != takes or takes == float("inf")
         options.append(
             Option(

@@ -68,8 +68,9 @@ def staged(flow: Dataflow, segment: Segment) -> Staged:
         reach[linear] = len(cuts)
     if left:
         cuts.append(left)
+    asked = {*inputs.values(), *residuals.values()}  # also where one stage computes several of them
     stages = tuple(
-        _stage(flow, segment, cut, set().union(*cuts[i + 1 :])) for i, cut in enumerate(cuts)
+        _stage(flow, segment, cut, set().union(*cuts[i + 1 :]), asked) for i, cut in enumerate(cuts)
     )
     return Staged(stages, reach, inputs, residuals)
 
@@ -86,12 +87,14 @@ def _needed(flow: Dataflow, names: Iterable[str], among: set[str]) -> set[str]:
     return found
 
 
-def _stage(flow: Dataflow, segment: Segment, inside: set[str], later: set[str]) -> Stage:
+def _stage(
+    flow: Dataflow, segment: Segment, inside: set[str], later: set[str], asked: set[str]
+) -> Stage:
     bindings = tuple(b for b in segment.part.bindings if b.var.name in inside)
     reads = [r for b in bindings for r in flow.reads[b.var.name] if r not in inside]
     weights = tuple(dict.fromkeys(r for r in reads if r in flow.model.weights))
     given = tuple(dict.fromkeys(r for r in reads if r not in flow.model.weights))
-    needed = {r for name in later for r in flow.reads[name]} | set(segment.part.wanted)
+    needed = {r for name in later for r in flow.reads[name]} | set(segment.part.wanted) | asked
     wanted = tuple(b.var.name for b in bindings if b.var.name in needed)
     found = [site for site in segment.linears if site.weight in weights]
     cores = [site for site in segment.attentions if site.qkv.weight in weights]

@@ -10,6 +10,7 @@ import signal
 import sys
 
 from codesign.lean import import_tvm
+from targets.cpu import this_processor
 
 _PR_SET_PDEATHSIG = 1
 
@@ -24,6 +25,7 @@ def main() -> None:
     if options.affinity:
         os.sched_setaffinity(0, {int(cpu) for cpu in options.affinity.split(",")})
     requests, answers = _private_pipes()
+    this_processor()  # asks for the tile registers, which the libraries to be loaded may use
     import_tvm()
     from codesign.worker.serve import serve
 

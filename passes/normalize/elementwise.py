@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import tvm
 from tvm import relax
 
 from passes.normalize.graph import Graph
@@ -57,8 +58,17 @@ COMMUTATIVE = ("relax.add", "relax.multiply")
 NEUTRAL = {"add": 0, "subtract": 0, "multiply": 1, "divide": 1, "logical_and": 1, "logical_or": 0}
 
 
+LOGICAL = {
+    f"relax.bitwise_{name}": tvm.ir.Op.get(f"relax.logical_{name}")
+    for name in ("and", "or", "xor", "not")
+}
+"""Of truth values the two are one: importers differ in which they take."""
+
+
 def apply(graph: Graph, call: relax.Call, args: list[Any]) -> Tensor:
     """The elementwise operator of ``call`` on the values ``args``, its operands in that order."""
+    if call.op.name in LOGICAL and all(arg.dtype == "bool" for arg in args):
+        call = graph.typed(relax.Call(LOGICAL[call.op.name], call.args))
     operands = [_shrunk(arg) if isinstance(arg, Static) else arg for arg in args]
     shape = shape_of(call)
     kept = _kept(call.op.name.removeprefix("relax."), operands)
@@ -147,8 +157,7 @@ def _kept(name: str, operands: list[Any]) -> Tensor | None:
         return chosen if certain and isinstance(chosen, Tensor) else None
     if len(operands) != 2:
         return None
-    boolean = all(getattr(o, "dtype", "") == "bool" for o in operands)
-    neutral = NEUTRAL.get(name.replace("bitwise", "logical") if boolean else name)
+    neutral = NEUTRAL.get(name)
     x, y = operands
     if neutral is not None and isinstance(x, Tensor) and _all(y, neutral):
         return x

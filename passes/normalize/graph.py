@@ -109,10 +109,14 @@ class Graph:
 
     def _write(self, value: Tensor) -> relax.Var:
         first, axes, shape = value.view.steps()
-        var = self._reshaped(value.var, first)
-        if axes is not None:
-            var = self.emit(relax.op.permute_dims(var, list(axes)))
-        var = self._reshaped(var, shape)
+        order = value.view.axis_order()
+        if axes is not None and order is not None:
+            var = self.emit(relax.op.permute_dims(value.var, list(order)))
+        else:
+            var = self._reshaped(value.var, first)
+            if axes is not None:
+                var = self.emit(relax.op.permute_dims(var, list(axes)))
+            var = self._reshaped(var, shape)
         if value.broadcast is not None:
             var = self.emit(relax.op.broadcast_to(var, value.broadcast))
         return var

@@ -42,9 +42,9 @@ class Static:
 
     @property
     def is_vector(self) -> bool:
-        """Whether it is a weight that varies along one axis alone, such as a bias."""
-        long = sum(n > 1 for n in self.shape)
-        return long == 1 and (self.array.ndim == 1 or self.name != "")
+        """Whether it lies along one axis alone, and is a weight such as a bias if others are there."""
+        one = sum(n > 1 for n in self.shape) == 1
+        return one and (self.array.ndim == 1 or (self.name != "" and self.array.dtype.kind == "f"))
 
     @property
     def scalar(self) -> float | None:

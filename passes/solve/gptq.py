@@ -1,19 +1,17 @@
 """Rounding of weights to int8 with error feedback: what one input's rounding spoils, others mend.
 
-GPTQ (Frantar et al. 2023): inputs are rounded one after the other, largest Hessian diagonal first,
-and the error of each is spread over those still to come by the Cholesky factor of inv(H). Columns
-go in blocks, so that most of the feedback is matrix products. Per row the result is kept only where
-it beats rounding to nearest.
+GPTQ (Frantar et al. 2023) with a scale for each row, its range clipped where that pays. Per row the
+result is kept only where it beats rounding to nearest.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, lapack
 
 from passes.errors import PassError
 from passes.solve.blas import one_thread
+from passes.solve.feedback import DAMPING, Feedback, fed_back, feedback_of
 from passes.solve.gram import check_finite, damped, squared_error
 from passes.solve.obs import kept_inputs
 
@@ -21,12 +19,6 @@ Array = NDArray[np.floating]
 
 LEVELS = 127
 """Largest magnitude of a code: symmetric int8."""
-
-DAMPING = 0.01
-"""Ridge relative to the mean diagonal of the Gram matrix, as GPTQ's."""
-
-COLUMNS = 128
-"""Inputs rounded between two updates of all later ones."""
 
 CLIPPING = np.linspace(1.0, 0.6, 9)
 """Shares of a row's largest magnitude tried as its range."""
@@ -97,7 +89,7 @@ def _best(W: Array, xx: Array, h: Array) -> tuple[NDArray[np.float64], NDArray[n
     """Codes and scales: per row the best of nearest (full or clipped range) and fed-back rounding."""
     full = _scales(np.abs(W).max(axis=1, initial=0))
     clipped = _clipped(W, full, np.diag(xx))
-    feedback = _feedback_factor(h)
+    feedback = feedback_of(h)
     codes, scale = _nearest(W, full), full
     error = squared_error(codes * full[:, None] - W, xx)
     for candidate, other in (
@@ -134,33 +126,11 @@ def _clipped(W: Array, full: NDArray[np.float32], importance: Array) -> NDArray[
     return scale
 
 
-def _feedback_factor(h: Array) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Order of the inputs, and the upper U with U^T U = inv(H) in that order."""
-    order = np.argsort(-np.diag(h), kind="stable")
-    # H = R R^T with an upper R, from the Cholesky factor of H in reverse; then U = inv(R)
-    reverse = order[::-1]
-    lower = cholesky(h[np.ix_(reverse, reverse)], lower=True, check_finite=False)
-    factor, _ = lapack.dtrtri(np.asfortranarray(lower[::-1, ::-1]), lower=0, overwrite_c=True)
-    return order, np.ascontiguousarray(factor)
-
-
-def _fed_back(
-    W: Array, scale: Array, feedback: tuple[NDArray[np.intp], NDArray[np.float64]]
-) -> NDArray[np.float64]:
+def _fed_back(W: Array, scale: Array, feedback: Feedback) -> NDArray[np.float64]:
     """Codes [N, K] of GPTQ for given scales."""
-    order, upper = feedback
-    rest = np.ascontiguousarray(W[:, order].T) / scale  # [K, N] in units of the scale
-    codes = np.empty_like(rest)
-    for start in range(0, len(rest), COLUMNS):
-        end = min(start + COLUMNS, len(rest))
-        errors = np.empty((end - start, rest.shape[1]))
-        for i in range(start, end):
-            # two ufuncs: np.clip's own checks would take most of the time of these short rows
-            codes[i] = np.maximum(np.minimum(np.rint(rest[i]), LEVELS), -LEVELS)
-            error = (rest[i] - codes[i]) / upper[i, i]
-            rest[i + 1 : end] -= upper[i, i + 1 : end, None] * error
-            errors[i - start] = error
-        rest[end:] -= upper[start:end, end:].T @ errors
-    out = np.empty_like(W, dtype=np.float64)
-    out[:, order] = codes.T
-    return out
+
+    def rounded(_: int, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        # two ufuncs: np.clip's own checks would take most of the time of these short rows
+        return np.maximum(np.minimum(np.rint(values), LEVELS), -LEVELS)
+
+    return fed_back(W / scale[:, None], rounded, feedback)

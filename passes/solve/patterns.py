@@ -70,7 +70,8 @@ def natural_patterns(
             "entries of a pattern out of range", got=f"{entries}", allowed=f"1 to {taps}"
         )
     _check(W, xx, taps)
-    scores = np.concatenate([_scores(part, xx, taps) for part in _blocks(W, block)])
+    weight = np.asarray(W, dtype=np.float64)
+    scores = np.concatenate([_scores(part, xx, taps) for part in _blocks(weight, block)])
     alive = scores.any(axis=1)  # a kernel of zeros has no pattern
     scores = scores[alive] if alive.any() else scores
     scores[:, kernel[0] // 2 * kernel[1] + kernel[1] // 2] = np.inf
@@ -134,7 +135,8 @@ def pattern_path(
     block = len(W) if block is None else min(block, len(W))
     weight, h = np.asarray(W, dtype=np.float64), damped(xx, damping)
     rows = []
-    for part in _blocks(weight, block):
+    for rows_of_block in _blocks(weight, block):
+        part = rows_of_block.astype(np.float64, copy=False)
         start = patterns[(_scores(part, xx, taps) @ patterns.T).argmax(axis=1)]
         rows.append(_connected(part, h, _descended(part, h, patterns, start), keeps))
     masks = [np.stack(masks) for masks in zip(*rows, strict=True)]
@@ -187,10 +189,9 @@ class _Kept:
         h = self._h[np.ix_(inputs, inputs)] - cross.T @ solved
         wanted = self._wanted[inputs] - solved.T @ self._wanted[self._index]
 
-        gains = [_gain(h[np.ix_(p, p)], wanted[p]) for p in patterns]
+        before, *gains = _gains(h, wanted, np.stack([self.mask[channel], *patterns]))
         best = patterns[int(np.argmax(gains))]
-        before = self.mask[channel]
-        if max(gains) <= (1 + FALL) * _gain(h[np.ix_(before, before)], wanted[before]):
+        if max(gains) <= (1 + FALL) * before:
             return False
         self._inverse -= self._inverse[:, own] @ out
         corner = _inverse(h[np.ix_(best, best)])
@@ -202,9 +203,12 @@ class _Kept:
         return True
 
 
-def _gain(h: Array, wanted: Array) -> float:
-    """What inputs take off the error, tr(B^T inv(H) B) for B = ``wanted``."""
-    return float(np.einsum("er,er->", wanted, np.linalg.solve(h, wanted)))
+def _gains(h: Array, wanted: Array, patterns: Mask) -> list[float]:
+    """What each pattern's inputs take off the error: tr(B^T inv(H) B) on them, B being ``wanted``."""
+    entries = np.nonzero(patterns)[1].reshape(len(patterns), -1)
+    own, right = h[entries[:, :, None], entries[:, None, :]], wanted[entries]
+    gains: list[float] = np.einsum("per,per->p", right, np.linalg.solve(own, right)).tolist()
+    return gains
 
 
 def _connected(weight: Array, h: Array, mask: Mask, keeps: list[int]) -> list[Mask]:
@@ -221,13 +225,13 @@ def _connected(weight: Array, h: Array, mask: Mask, keeps: list[int]) -> list[Ma
     return [found[keep] for keep in keeps]
 
 
-def _scores(weight: NDArray[np.floating], xx: NDArray[np.floating], taps: int) -> Array:
+def _scores(weight: Array, xx: NDArray[np.floating], taps: int) -> Array:
     """Weight times input norm of each entry [C, taps], squared and summed over a block."""
-    scores: Array = np.square(weight, dtype=np.float64).sum(axis=0) * np.diag(xx)
+    scores: Array = np.square(weight).sum(axis=0) * np.diag(xx)
     return scores.reshape(-1, taps)
 
 
-def _blocks(rows: NDArray[np.floating], block: int) -> list[NDArray[np.floating]]:
+def _blocks(rows: Array, block: int) -> list[Array]:
     return [rows[start : start + block] for start in range(0, len(rows), block)]
 
 

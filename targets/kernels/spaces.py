@@ -20,11 +20,14 @@ from targets.kernels import (
     linear_int8,
     linear_sparse,
     linear_sparse_int8,
+    linear_weight_only,
     norm,
     quantize,
     rows,
     softmax,
+    stream,
     tile,
+    tile_amx,
     tile_conv,
 )
 from targets.kernels.blocks import UnsuitedError, new_schedule, reason
@@ -48,9 +51,18 @@ def float_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
 
 
 def int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
-    """All register tiles worth trying for an int8 product."""
+    """All register tiles worth trying for an int8 product, those of AMX first."""
+    if space_name(func) == linear_int8.FAMILY_NAME:
+        for point in tile_amx.amx_tiles(func, target):
+            yield partial(tile_amx.tile_product_amx, target=target, tile=point)
     for point in tile.tiles(func, target, int8=True):
         yield partial(tile.tile_product_int8, target=target, tile=point)
+
+
+def stream_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All tiles worth trying for a product on coded weights."""
+    for point in stream.streams(func, target):
+        yield partial(stream.stream_product, target=target, tile=point)
 
 
 def conv_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
@@ -83,6 +95,7 @@ _SPACES: dict[str, Space] = {
     linear_sparse.FAMILY_NAME: float_space,
     linear_int8.FAMILY_NAME: int8_space,
     linear_sparse_int8.FAMILY_NAME: int8_space,
+    linear_weight_only.FAMILY_NAME: stream_space,
     conv.FAMILY_NAME: conv_space,
     conv_sparse.FAMILY_NAME: conv_space,
     quantize.FAMILY_NAME: partial(row_space, 2),

@@ -6,6 +6,7 @@ elementwise blocks that fusion put behind the product run on the tile before it 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -30,6 +31,7 @@ from targets.kernels.linear import ROW_SLACK, row_position
 from targets.target import Target
 
 ROW_OPTIONS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14)
+BLOCK_OPTIONS = (1, 2, 3, 4, 5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,12 @@ class Tile:
     Attributes:
         rows: rows of the register tile.
         rows_first: walk all rows for one block of weights (True), or all blocks for one tile row.
+        blocks: packed blocks of outputs of the tile; it divides their number.
     """
 
     rows: int
     rows_first: bool = True
+    blocks: int = 1
 
 
 def tiles(func: tirx.PrimFunc, target: Target, int8: bool) -> list[Tile]:
@@ -158,12 +162,28 @@ def clear_accumulators(sch: s_tir.Schedule, anchor: Block, reduction: Loop) -> N
     sch.vectorize(columns)
 
 
-def open_tile(sch: s_tir.Schedule, target: Target, tile: Tile) -> tuple[Block, Loop]:
+def open_tile(
+    sch: s_tir.Schedule,
+    target: Target,
+    tile: Tile,
+    options: Sequence[int] = ROW_OPTIONS,
+    *,
+    parts: int = 0,
+    unroll: bool = True,
+    share: int = 0,
+) -> tuple[Block, Loop]:
     """Split the output into tiles and bring the epilogue into them.
+
+    Args:
+        options: what the rows of the tile are chosen from.
+        parts: blocks before the product that belong to it; they stay where they are.
+        unroll: the rows of the tile.
+        share: parts into which the tiles are cut for threads; 0 leaves that to the runtime.
 
     Returns the product block, still outside, and the loop over tiles that it belongs in.
     """
-    first, *rest = flow(sch)
+    nodes = flow(sch)
+    first, *rest = nodes[parts:]
     if not first.family or not rest[-1].output or any(node.reduces for node in rest):
         raise UnsuitedError("not a product followed by elementwise work")
     anchor, last = first.block, rest[-1].block
@@ -173,17 +193,24 @@ def open_tile(sch: s_tir.Schedule, target: Target, tile: Tile) -> tuple[Block, L
     vector = gcd(extent(sch, j), nb)
     at = row_position([extent(sch, loop) for loop in lead])
     around = lead[:at]
-    ro, ri = sch.split(lead[at], [None, decide(sch, ROW_OPTIONS, tile.rows)])
-    jo, ji = sch.split(j, [None, nb])
+    ro, ri = sch.split(lead[at], [None, decide(sch, options, tile.rows)])
+    if tile.blocks == 1:
+        jo, ji = sch.split(j, [None, nb])
+    else:
+        jo, *inner = sch.split(j, [None, decide(sch, BLOCK_OPTIONS, tile.blocks), nb])
+        ji = sch.fuse(*inner)
     outer = [jo, *around, ro] if tile.rows_first else [*around, ro, jo]
     sch.reorder(*outer, ri, ji)
     inside = outer[-1]
     if target.threads > 1:
         inside = sch.fuse(*outer)
-        sch.parallel(inside)
+        parts, rest = sch.split(inside, [share, None]) if share else (inside, inside)
+        sch.parallel(parts)
+        inside = rest
     for node in reversed(staged):
         bring(sch, node.block, ri)
         vectorize_last(sch, node.block, vector)
-    sch.unroll(ri)
+    if unroll:
+        sch.unroll(ri)
     vectorize_last(sch, last, vector)
     return anchor, inside

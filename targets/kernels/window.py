@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from targets.errors import TargetError
 
@@ -44,6 +44,10 @@ class Window:
                 got=f"{self.span} on {self.height} x {self.width} padded by {self.padding}",
                 allowed="at least one position of the window",
             )
+
+    def with_channels(self, channels: int) -> Window:
+        """The same window of images with another number of channels."""
+        return replace(self, channels=channels)
 
     @property
     def span(self) -> tuple[int, int]:

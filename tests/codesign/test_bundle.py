@@ -12,6 +12,7 @@ from codesign.candidate import Choice
 from codesign.errors import UserError
 from codesign.manifest import manifest_hash
 from codesign.versions import versions
+from targets.cpu import this_processor
 from targets.target import host
 
 _RNG = np.random.default_rng(0)
@@ -144,6 +145,17 @@ def test_another_cpu(written):
         open_bundle(written.path)
     assert "amx-tile9" in caught.value.got
     assert open_bundle(written.path, to_run=False).name == "tiny"  # reports may still read it
+
+
+def test_tiles_that_linux_does_not_lend(written, monkeypatch):
+    _rewrite(written, lambda m: m["target"]["features"].append("amx-tile"))
+    here = this_processor()
+    refused = dataclasses.replace(here, features=here.features - {"amx-tile"})
+    monkeypatch.setattr("codesign.manifest.this_processor", lambda: refused)
+    with pytest.raises(BundleError, match="another CPU") as caught:
+        open_bundle(written.path)
+    assert "amx-tile" in caught.value.got
+    assert "lend its tiles" in caught.value.next
 
 
 def test_another_architecture(written):

@@ -1,5 +1,6 @@
 """Real bundles of a small model, run in this process and in a worker."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -13,11 +14,12 @@ import pytest
 from tvm import relax, tirx
 
 from codesign.build import build_model
-from codesign.bundle import IO, Contents, write_bundle
+from codesign.bundle import IO, BundleError, Contents, open_bundle, write_bundle
 from codesign.errors import UserError
 from codesign.measure import Protocol, Rig
 from codesign.runtime import Predictor, RunError, Runtime, checked
 from codesign.worker import Failure
+from targets.cpu import this_processor
 from targets.target import host
 
 _RNG = np.random.default_rng(3)
@@ -132,6 +134,14 @@ def test_wrong_inputs_are_told(predictor, change, told):
     assert told in caught.value.got
     assert caught.value.allowed
     _check(predictor, 1)  # and it still works
+
+
+def test_a_bundle_opened_only_to_be_read_is_checked_before_it_runs(bundle, monkeypatch):
+    read = open_bundle(bundle.path, to_run=False)
+    nothing = dataclasses.replace(this_processor(), features=frozenset())
+    monkeypatch.setattr("codesign.manifest.this_processor", lambda: nothing)
+    with pytest.raises(BundleError, match="another CPU"):
+        Runtime(read)
 
 
 def test_example_inputs_fit(bundle):

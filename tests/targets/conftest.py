@@ -10,6 +10,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import s_tir, tirx
 
+from targets.kernels.amx import lower_tiles
 from targets.kernels.spaces import schedules
 from targets.target import Target, find
 
@@ -49,7 +50,7 @@ def threaded(request: pytest.FixtureRequest) -> Target:
 
 def build(schedule: s_tir.Schedule, target: Target) -> Callable[..., None]:
     """The scheduled function as a callable of tensors."""
-    return tvm.compile(schedule.mod, target=target.tvm())["main"]
+    return tvm.compile(lower_tiles(schedule.mod), target=target.tvm())["main"]
 
 
 def guarded(shape: Sequence[int], dtype: str) -> tuple[Array, Array]:
@@ -105,6 +106,12 @@ def compiled() -> Callable[[tirx.PrimFunc, Target], Callable[[Sequence[Array]], 
         return lambda inputs: call(kernel, func, inputs)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def apply() -> Callable[..., list[Array]]:
+    """``apply(schedule, func, target, inputs)``: the outputs of one schedule of ``func``."""
+    return lambda schedule, func, target, inputs: call(build(schedule, target), func, inputs)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import pytest
+
+from targets import cpu
 from targets.cpu import parse_cpuinfo, this_processor
 
 TEXT = """processor\t: 0
@@ -35,3 +39,25 @@ def test_this_machine():
     cpu = this_processor()
     assert 1 <= cpu.cores <= (os.cpu_count() or 1)
     assert cpu.model
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_tiles_count_only_where_the_system_lends_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, granted: bool
+) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text("flags : avx512f amx_bf16 amx_tile amx_int8\n")
+    monkeypatch.setattr(cpu, "_CPUINFO", file)
+    monkeypatch.setattr(cpu, "tiles_granted", lambda: granted)
+    tiles = {"amx-tile", "amx-int8", "amx-bf16"} if granted else set()
+    assert cpu.this_processor.__wrapped__().features == {"avx512f"} | tiles
+
+
+def test_a_processor_without_tiles_asks_for_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text("flags : avx512f\n")
+    monkeypatch.setattr(cpu, "_CPUINFO", file)
+    monkeypatch.setattr(cpu, "tiles_granted", lambda: pytest.fail("asked"))
+    assert cpu.this_processor.__wrapped__().features == {"avx512f"}

@@ -23,7 +23,6 @@ from targets.kernels.spaces import DEFAULT, schedules, space_name
 from targets.kernels.window import Window
 from targets.target import KNOWN, find
 
-
 WINDOW = Window(8, 13, 6, (3, 3), padding=(1, 1, 1, 1))
 
 

@@ -18,6 +18,9 @@ def test_widths():
     with_vnni = {name for name, target in KNOWN.items() if target.has_vnni}
     assert "znver4" in with_vnni
     assert "alderlake" in with_vnni
+    assert {name for name, target in KNOWN.items() if target.has_tiles} == {"sapphirerapids"}
+    with_bf16 = {name for name, target in KNOWN.items() if target.has_bf16}
+    assert with_bf16 == {"znver4", "znver5", "sapphirerapids"}
     assert not with_vnni & {"x86-64-v2", "x86-64-v3", "x86-64-v4", "skylake-avx512"}
 
 
@@ -60,6 +63,7 @@ def processor(vendor, features):
         ("GenuineIntel", "znver4", (), "icelake-server"),  # AMD's names are for AMD
         ("AuthenticAMD", "x86-64-v3", ("sha",), "x86-64-v3"),
         ("GenuineIntel", "skylake-avx512", (), "skylake-avx512"),
+        ("GenuineIntel", "sapphirerapids", ("movdiri",), "sapphirerapids"),
         ("", "x86-64-v2", (), "x86-64-v2"),
     ],
 )

@@ -51,7 +51,6 @@ def read(view: View, base: np.ndarray) -> np.ndarray:
 def test_steps_of_a_composed_view_read_what_the_chain_reads(chain: tuple) -> None:
     view, base, array = chain
     np.testing.assert_array_equal(read(view, base), array)
-    np.testing.assert_array_equal(view.inverse(array), base)
 
 
 @settings(max_examples=200, deadline=None)
