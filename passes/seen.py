@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from tvm import relax
@@ -17,13 +17,15 @@ QUANTIZE = "quantize_rows"
 """Name in the module of the kernels that quantise rows."""
 
 QUANTIZE_STATIC, PAD = "quantize_static", "pad_groups"
-"""Names of those that quantise by a fixed scale, and that pad such codes to whole groups."""
+"""Names of those that quantise by fixed scales, and that pad such codes to whole groups."""
 
-_How: TypeAlias = tuple[str, float, float]
-"""A kernel's name, and the scale and zero point that it is given, if any."""
+_How: TypeAlias = tuple[str, bytes]
+"""A kernel's name, and the weights that it reads, if any."""
 
-_ROWS: _How = (QUANTIZE, 0, 0)
-_PAD: _How = (PAD, 0, 0)
+_Maker: TypeAlias = Callable[[Rewriting, relax.Expr, Sequence[relax.Var]], relax.Var]
+
+_ROWS: _How = (QUANTIZE, b"")
+_PAD: _How = (PAD, b"")
 
 
 class Inputs:
@@ -41,14 +43,14 @@ class Inputs:
     def seen(
         self, graph: Rewriting, x: relax.Expr, how: Seen, weights: Sequence[relax.Var] = ()
     ) -> Sequence[relax.Var]:
-        """Codes, scales and zero points of the rows of x; or its codes alone, by a fixed scale."""
+        """Codes, scales and zero points of the rows of x; or its codes alone, if they are static."""
         if how == ROWS:
             rows = self._rows(graph, x)
             if rows not in self._parts:
                 parts = (graph.emit(relax.TupleGetItem(rows, i)) for i in range(3))
                 self._parts[rows] = tuple(parts)
             return self._parts[rows]
-        if how.bits == 8 and how.scale > 0:
+        if how.static:
             return (self._groups(graph, self._codes(graph, x, weights)),)
         raise NotImplementedError(f"no kernel sees its input as {how}")
 
@@ -58,7 +60,11 @@ class Inputs:
         if call is None:
             return None
         name = call.args[0].name_hint
-        makers = {QUANTIZE: self._rows, QUANTIZE_STATIC: self._codes, PAD: self._groups}
+        makers: dict[str, _Maker] = {
+            QUANTIZE: self._rows,
+            QUANTIZE_STATIC: self._codes,
+            PAD: self._groups,
+        }
         for prefix, make in makers.items():
             if name.startswith(prefix):
                 x, *weights = (graph.new(a) for a in call.args[1].fields)
@@ -81,9 +87,8 @@ class Inputs:
         return self._made[x, _ROWS]
 
     def _codes(self, graph: Rewriting, x: relax.Expr, weights: Sequence[relax.Var]) -> relax.Var:
-        """The codes of x by the scale and the zero point in ``weights``."""
-        inverse, zero = (float(self._weights[w.name].item()) for w in weights)
-        key = (x, (QUANTIZE_STATIC, inverse, zero))
+        """The codes of x by the scales and the zero points in ``weights``."""
+        key = (x, (QUANTIZE_STATIC, b"".join(self._weights[w.name].tobytes() for w in weights)))
         if key not in self._made:
             kernel = graph.kernel(quantize_static(_shape(x)), QUANTIZE_STATIC)
             call = relax.call_tir(kernel, [x, *weights], relax.TensorType(_shape(x), "uint8"))
@@ -91,7 +96,7 @@ class Inputs:
         return self._made[key]
 
     def _groups(
-        self, graph: Rewriting, q: relax.Var, weights: Sequence[relax.Var] = ()
+        self, graph: Rewriting, q: relax.Expr, weights: Sequence[relax.Var] = ()
     ) -> relax.Var:
         """Codes [*lead, k] as whole groups."""
         *lead, k = _shape(q)

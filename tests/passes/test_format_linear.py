@@ -33,7 +33,7 @@ FORMATS = [
     Int8(1.0, TARGET.block),
     Int8(0.4, TARGET.block),
     Int8Static(1.0, TARGET.block),
-    Int8Static(0.4, TARGET.block, "minmax"),
+    Int8Static(0.4, TARGET.block, "percentile 99.9"),
 ]
 rng = np.random.default_rng(5)
 
@@ -55,7 +55,10 @@ def seen_by(x, solved):
     seen = solved.seen
     if seen == ROWS:
         return quantize_reference(x.astype(np.float32)).dequantized()
-    return Codes(seen.scale, seen.zero).of(x.astype(np.float32)) if seen.bits == 8 else x
+    if not seen.static:
+        return x
+    codes = Codes(np.array(seen.scale, np.float32), np.array(seen.zero, np.int32))
+    return codes.of(x.astype(np.float32))
 
 
 def weights_of(k, n, names=("fc",), bias=True):
