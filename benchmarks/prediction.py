@@ -64,7 +64,7 @@ def random_model(prepared: Prepared, space: Space, target: Target, rng: random.R
                 rng.choice(offers.keeps),
                 rng.choice(offers.first),
                 rng.choice(offers.second),
-                rng.choice(offers.int8_core),
+                rng.choice(offers.core),
             )
             model = with_decision(model, block, choice, target)
     return drop_layers(model, gone)[0] if gone else model
@@ -89,7 +89,7 @@ def measure(config_path: Path, folder: Path, count: int, seed: int) -> list[Row]
             target, this_device(), rig, records, config.trials, records.path.parent / "traces",
             progress,
         )  # fmt: skip
-        space = space_of(prepared.model, prepared.sites, target, config.passes, lambda _: None)
+        space = space_of(prepared.model, prepared.sites, target, config.passes)
         workshop.tune(space.book.known.values())
         progress.start("random candidates", count)
         for i in range(count):

@@ -16,6 +16,7 @@ from typing import Protocol as Interface
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.coded import decode, encode
 from codesign.errors import UserError
 from codesign.manifest import (
     FILES,
@@ -129,9 +130,13 @@ class Bundle:
         from safetensors.numpy import load_file
 
         try:
-            loaded = load_file(self.path / WEIGHTS)
-            return {name: loaded[name] for name in self.manifest["weights"]}
-        except (OSError, SafetensorError, KeyError) as error:
+            stored = load_file(self.path / WEIGHTS)
+            coded = self.manifest.get("coded", {})
+            return {
+                name: decode(stored, name, coded[name]) if name in coded else stored[name]
+                for name in self.manifest["weights"]
+            }
+        except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise BundleError("the weights cannot be read", got=f"{self.path}: {error}") from error
 
 
@@ -196,7 +201,8 @@ def _fill(
     from safetensors.numpy import save_file
 
     shutil.copyfile(library, folder / LIBRARY)
-    save_file({n: np.ascontiguousarray(w) for n, w in weights.items()}, folder / WEIGHTS)
+    stored, coded = encode(weights)
+    save_file(stored, folder / WEIGHTS)
     manifest: dict[str, Any] = {
         "schema": SCHEMA,
         "name": contents.name,
@@ -204,6 +210,7 @@ def _fill(
         "outputs": [_spec_json(s) for s in contents.outputs],
         "target": _target_json(contents.target),
         "weights": list(weights),
+        "coded": coded,
         "choices": [dict(c) for c in contents.choices],
         "measurements": dict(contents.measurements),
         "quality": dict(contents.quality),

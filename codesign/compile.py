@@ -23,6 +23,8 @@ from codesign.progress import ProgressReporter, Silent
 from codesign.records import Records
 from codesign.report import KernelRow
 from codesign.schema import dump
+from passes.codebook import Codebook, CodebookConfig
+from passes.codebook import choices as codebook_choices
 from passes.format_linear import format_linears
 from passes.formats import Solved
 from passes.int8 import Int8
@@ -30,6 +32,7 @@ from passes.int8 import choices as int8_choices
 from passes.int8_attention import choices as int8_attention_choices
 from passes.int8_attention import quantize_attention
 from passes.model import Model
+from passes.solve.codebook import cluster
 from passes.solve.gptq import quantize_rows
 from targets.target import Target, find
 
@@ -88,6 +91,7 @@ def compile_model(
     output: str | Path | None = None,
     int8: bool = False,
     int8_attention: bool = False,
+    codebook: int = 0,
     dims: Mapping[str, int] | None = None,
     progress: ProgressReporter | None = None,
 ) -> Compiled:
@@ -101,6 +105,7 @@ def compile_model(
         output: folder of the bundle; default ``build/<model's name>``.
         int8: linear layers in dynamic int8, weights rounded to nearest.
         int8_attention: the products of attention in int8 too, or alone.
+        codebook: values that the weights of a layer may take, 2 to 256, for a smaller bundle; 0 is any.
         dims: sizes of dynamic dimensions.
         progress: hears of the work.
 
@@ -117,6 +122,8 @@ def compile_model(
     graph = prepared.model
     if int8_attention:
         graph = with_int8_attention(prepared, described)
+    if codebook:
+        graph = in_codebooks(prepared, described, codebook, graph)
     if int8:
         graph = in_int8(prepared, described, graph)
     with (
@@ -160,4 +167,23 @@ def in_int8(prepared: Prepared, target: Target, graph: Model | None = None) -> M
         grid, scale = quantize_rows(weight, np.eye(weight.shape[1]))
         form = Int8(1.0, target.block)
         layers.append((linear, Solved(form, grid, bias, {"scale": scale})))
+    return format_linears(graph or prepared.model, layers, target)[0]
+
+
+def in_codebooks(
+    prepared: Prepared, target: Target, values: int, graph: Model | None = None
+) -> Model:
+    """All linear layers and convolutions of enough weights in few values, without calibration data.
+
+    Args:
+        values: at most so many in each layer, zero among them.
+        graph: the prepared model, or what became of it; its linear layers are still plain.
+    """
+    layers = []
+    config = CodebookConfig(values=(values,))
+    for linear in prepared.sites.linears:
+        if codebook_choices(linear, target, config)[0]:
+            weight = np.asarray(prepared.model.weights[linear.weight], np.float32)
+            grid = cluster(weight.reshape(len(weight), -1), None, values)
+            layers.append((linear, Solved(Codebook(values), grid)))
     return format_linears(graph or prepared.model, layers, target)[0]

@@ -10,8 +10,9 @@ required:
     quality = "retrieval.py:evaluate"    # predict -> {"mrr": 0.54, "recall@1": 0.42}
     search_quality = "retrieval.py:dev"  # steers the search, on other data; default: quality
     calibration = "retrieval.py:batches" # () -> iterable of input dicts; never held-out data
-    passes = ["ffn", "heads", "layers", "int8", "int8_static", "int8_attention", "sparse",
-              "pattern", "low_rank", "tucker", "weight_only"]
+    passes = ["tokens", "ffn", "heads", "layers", "bf16", "int8", "int8_static",
+              "int8_attention", "approximate", "sparse", "pattern", "low_rank", "tucker",
+              "weight_only"]
     output = "runs/minilm"
     records = "runs/records.sqlite"      # default: beside the output folder, for runs to share
     trials = 16                          # tuning trials for each new kernel
@@ -55,12 +56,15 @@ else:
     import tomli as tomllib
 
 PASSES = (
+    "tokens",
     "ffn",
     "heads",
     "layers",
+    "bf16",
     "int8",
     "int8_static",
     "int8_attention",
+    "approximate",
     "sparse",
     "pattern",
     "low_rank",

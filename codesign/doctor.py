@@ -142,8 +142,10 @@ def _processor() -> Check:
 
 
 def _vnni() -> Check:
-    if host().has_vnni:
-        return Check("int8", "ok", "int8 dot products (VNNI)")
+    target = host()
+    if target.has_vnni:
+        tiles = ", tiles of int8 and bfloat16 (AMX)" if target.has_tiles else ""
+        return Check("int8", "ok", f"int8 dot products (VNNI){tiles}")
     return Check("int8", "warn", "no VNNI", "int8 gains little here: compare with float32 sparsity")
 
 

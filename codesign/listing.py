@@ -26,6 +26,8 @@ def targets_dict() -> list[dict[str, Any]]:
             "vector_bits": t.vector_bits,
             "block": t.block,
             "int8_dot_product": t.has_vnni,
+            "bf16_dot_product": t.has_bf16,
+            "tiles": t.has_tiles,
             "features": sorted(t.features),
             "description": t.description,
         }
@@ -34,13 +36,13 @@ def targets_dict() -> list[dict[str, Any]]:
 
 
 def targets_table() -> Table:
-    """For people."""
+    """For people: which products of int8 and of bfloat16 have an instruction, and one for tiles (AMX)."""
     table = Table(title="targets")
-    for heading in ("name", "processor", "vector", "int8 dot product", "description"):
+    for heading in ("name", "processor", "vector", "int8", "bf16", "tiles", "description"):
         table.add_column(heading)
     for name, t in _rows():
-        dot = "yes" if t.has_vnni else "no"
-        table.add_row(name, t.mcpu, f"{t.vector_bits} bit", dot, t.description)
+        has = ("yes" if there else "no" for there in (t.has_vnni, t.has_bf16, t.has_tiles))
+        table.add_row(name, t.mcpu, f"{t.vector_bits} bit", *has, t.description)
     return table
 
 

@@ -13,7 +13,10 @@ from codesign.errors import UserError
 from codesign.versions import TVM, versions
 from targets.cpu import this_processor
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)
+"""Schemas that this version reads: 1 had no coded weights."""
+
 MANIFEST = "manifest.json"
 LIBRARY = "lib.so"
 WEIGHTS = "weights.safetensors"
@@ -45,11 +48,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise _damaged(path, MANIFEST, str(error)) from error
     if not isinstance(manifest, dict) or "schema" not in manifest:
         raise BundleError("this is not a bundle", got=f"{file} has no schema version")
-    if manifest["schema"] != SCHEMA:
+    if manifest["schema"] not in READABLE:
         raise BundleError(
             "the bundle has another format",
             got=f"schema {manifest['schema']}",
-            allowed=f"schema {SCHEMA}",
+            allowed=f"schema {' or '.join(map(str, READABLE))}",
             next="compile the model again with this version",
         )
     if manifest.get("sha256") != manifest_hash(manifest):

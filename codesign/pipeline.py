@@ -6,7 +6,7 @@
 3. lower       canonical             -> call_tir of fused kernels      passes/lower.py
 4. schedule    reference kernels     -> scheduled kernels              codesign/kernels.py
 5. finish      dataflow of call_tir  -> VM calls, memory planned       ``finish``
-6. build       VM calls and kernels  -> executable                     ``build``
+6. build       VM calls and kernels  -> executable, marked loops as tiles of AMX   ``build``
 """
 
 from __future__ import annotations

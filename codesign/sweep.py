@@ -29,7 +29,10 @@ from codesign.frozen import digest
 from codesign.loop.baseline import open_baseline
 from codesign.loop.candidates import Judge, Judged
 from codesign.loop.finals import run_finals
+from codesign.loop.gains import at_full_width, gainful
 from codesign.loop.layer_solver import LayerSolver
+from codesign.loop.lengths import lengths_of, with_lengths
+from codesign.loop.offers import all_offers
 from codesign.loop.onnx_baseline import OnnxBaseline
 from codesign.loop.outcome import BUNDLES, SweepResult, write_outcome
 from codesign.loop.request import SweepRequest
@@ -44,6 +47,7 @@ from codesign.prepare import Prepared, prepare
 from codesign.progress import ProgressReporter, Silent
 from codesign.records import Records
 from codesign.records.entries import SensitivityKey
+from codesign.search import Tables
 from codesign.simulate import Simulator
 from codesign.user_code import Arrays, calibration_samples
 from targets.target import find
@@ -134,7 +138,7 @@ class _Sweep:
         space = self._space()
         self.workshop.tune(space.book.known.values())
         sensitivities = self._sensitivities(space)
-        tables = tables_of(space, sensitivities, self.workshop.kernel_seconds)
+        tables = self._tables(space, sensitivities)
         rounds = Rounds(
             tables, judge, self.request.search_quality, config, deadline, progress, dense
         )
@@ -170,10 +174,17 @@ class _Sweep:
         return self._solver
 
     def _space(self) -> Space:
-        progress, sites = self.workshop.progress, self.prepared.sites
-        progress.start("find what each layer offers", len(sites.layers))
-        enabled = self.request.config.passes
-        return space_of(self.prepared.model, sites, self.workshop.target, enabled, progress.step)
+        """What may be decided; what does not gain at full width is measured and left out first."""
+        workshop, enabled = self.workshop, self.request.config.passes
+        model, sites, target = self.prepared.model, self.prepared.sites, workshop.target
+        offers = all_offers(sites.layers, target, enabled)
+        workshop.progress.start("find what each layer offers", len(sites.layers))
+        full = space_of(
+            model, sites, target, enabled, at_full_width(offers), workshop.progress.step
+        )
+        workshop.tune(full.book.known.values(), "tune kernels at full width")
+        offers = gainful(offers, full, workshop.kernel_seconds)
+        return space_of(model, sites, target, enabled, offers)
 
     def _sensitivities(self, space: Space) -> Sensitivities:
         version, model = self.solver_version, self.prepared.hash
@@ -181,12 +192,24 @@ class _Sweep:
         def key(candidate: Candidate) -> SensitivityKey:
             return SensitivityKey(model, candidate, "calibration", version)
 
-        probe = SensitivityProbe(self.simulator, self.solver, self.workshop.records, key)
+        records, lengths = self.workshop.records, space.lengths[1:]
+        probe = SensitivityProbe(self.simulator, self.solver, records, key, lengths)
         progress = self.workshop.progress
         progress.start("sensitivity of each decision", len(space.layers))
         return Sensitivities(
             probe.layers(space.layers, space.offers, space.droppable, progress.step)
         )
+
+    def _tables(self, space: Space, sensitivities: Sensitivities) -> Tables:
+        """What every option costs, on shorter sequences too where there are any."""
+        seconds = self.workshop.kernel_seconds
+        tables = tables_of(space, sensitivities, seconds)
+        if not space.lengths:
+            return tables
+        self.workshop.progress.say("lowering what is worth it for shorter sequences")
+        lengths = lengths_of(self.prepared.model, space, tables, self.workshop.target)
+        self.workshop.tune(space.book.known.values(), "tune kernels of shorter sequences")
+        return with_lengths(tables, space, lengths, sensitivities, seconds)
 
     def _dense(self, judge: Judge) -> Judged:
         """The uncompressed model as a candidate like any other."""

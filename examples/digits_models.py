@@ -5,8 +5,8 @@ first call of each trains it from scratch (about a minute on two cores) and keep
 ``runs/digits/`` beside the sweeps' results, under a name that changes with the recipe.
 
 - CNN: a ResNet (He et al. 2016) for small images: 3x3 convolutions with batch norm, two stages of
-  64 and 128 channels, 74 million multiply-adds.
-- ViT (Dosovitskiy et al. 2021): 64 tokens, one for each 2x2 pixels, 4 layers of width 128 with 4 heads.
+  64 and 128 channels, 72 million multiply-adds.
+- ViT (Dosovitskiy et al. 2021): 64 tokens, 4 layers of width 96 with 3 heads, 34 million.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ Model = tuple[nn.Module, dict[str, Tensor]]
 
 def cnn() -> Model:
     """The residual CNN: image float32 [1, 1, 16, 16] -> logits [1, 10]."""
-    return trained("cnn", ResidualNetwork, epochs=24, rate=2e-3), _example()
+    return trained("cnn", ResidualNetwork, epochs=20, rate=2e-3), _example()
 
 
 def vit() -> Model:
     """The vision transformer: image float32 [1, 1, 16, 16] -> logits [1, 10]."""
-    return trained("vit", VisionTransformer, epochs=60, rate=1e-3), _example()
+    return trained("vit", VisionTransformer, epochs=24, rate=2e-3), _example()
 
 
 def _example() -> dict[str, Tensor]:
@@ -85,12 +85,18 @@ class ResidualNetwork(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """ViT with learned positions and the mean over tokens in place of a class token."""
+    """ViT whose tokens come from two 3x3 convolutions (Xiao et al. 2021), as few images teach
+    patches little; positions are learned, and the mean over tokens stands for a class token."""
 
-    def __init__(self, width: int = 96, layers: int = 4, patch: int = 2, head: int = 32) -> None:
+    def __init__(self, width: int = 96, layers: int = 4, head: int = 32) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(1, width, patch, patch)
-        self.positions = nn.Parameter(0.5 * torch.randn(1, (SIZE // patch) ** 2, width))
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, width // 2, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width // 2),
+            nn.ReLU(),
+            nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
+        )
+        self.positions = nn.Parameter(0.1 * torch.randn(1, (SIZE // 2) ** 2, width))
         layer = nn.TransformerEncoderLayer(
             width, width // head, 4 * width, dropout=0.0, activation="gelu",
             batch_first=True, norm_first=True,
@@ -101,7 +107,7 @@ class VisionTransformer(nn.Module):
         self.head = nn.Linear(width, CLASSES)
 
     def forward(self, image: Tensor) -> Tensor:
-        tokens = self.patches(image).flatten(2).transpose(1, 2)
+        tokens = self.stem(image).flatten(2).transpose(1, 2)
         return self.head(self.encoder(tokens + self.positions).mean(dim=1))
 
 

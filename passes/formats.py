@@ -59,6 +59,9 @@ class Seen:
 EXACT = Seen()
 """The input as it is."""
 
+BFLOAT16 = Seen(bits=16)
+"""The input rounded to bfloat16."""
+
 ROWS = Seen(bits=8)
 """Each row quantised to uint8 by its own range."""
 

@@ -1,7 +1,7 @@
 """Lowering: a canonical model becomes calls of fused kernels, one PrimFunc each.
 
-Linear layers become our packed matrix products, attention one kernel on the combined QKV tensor,
-LayerNorm, softmax and GELU our vectorised computes. Everything elementwise that follows is then
+Linear layers and convolutions become our products with packed weights, attention one kernel on the
+combined QKV tensor, LayerNorm, softmax and GELU our vectorised computes. Everything elementwise that follows is then
 fused into the kernel that produces its operand, so bias, GELU and residual cost no memory traffic.
 Kernels that earlier passes put in (int8, sparse) are kept and fused in the same way.
 """
@@ -19,9 +19,12 @@ from tvm import relax
 from passes.errors import PassError
 from passes.legalize import LEGALIZE, VIEWS
 from passes.lower_attention import use_attention_kernels
+from passes.lower_codes import compute_codes
+from passes.lower_conv import DEPTHWISE, conv_call, conv_weight, is_depthwise, packed_conv
 from passes.model import Model
 from passes.patterns import shape_of
 from passes.rewrite import Rewriting, bindings_of, rewrite
+from targets.kernels.conv_depthwise import pack_depthwise
 from targets.kernels.linear import dense, pack_dense
 from targets.target import Target
 
@@ -32,14 +35,14 @@ PACKED = ".packed"
 def lower(model: Model, target: Target) -> Model:
     """Return ``model`` as call_tir of fused kernels (and views), with dense weights packed.
 
-    Exact up to the order of sums. Weights used only by linear layers are replaced by their packed
-    form ``name + ".packed"``; one that is used otherwise too (tied embeddings) stays beside it.
+    Exact up to the order of sums. Weights used only by linear layers and convolutions are replaced by their packed
+    form ``name + ".packed"`` or ``".depthwise"``; one that is used otherwise too (tied embeddings) stays beside it.
 
     Raises:
         PassError: an operator that has no kernel.
     """
-    model = use_attention_kernels(model)
-    model = use_dense_kernels(model, target)
+    model = compute_codes(use_attention_kernels(model))
+    model = use_packed_kernels(model, target)
     with target.tvm():
         lowered = replace(model, mod=fusion()(model.mod)).check("lower")
     return _only_kernels(lowered)
@@ -60,22 +63,26 @@ def fusion() -> tvm.transform.Pass:
     )
 
 
-def use_dense_kernels(model: Model, target: Target) -> Model:
-    """Replace ``matmul(x, permute_dims(W))`` by the packed kernel, W being a float32 weight."""
-    found = _dense_weights(model)
-    weights = lowered_weights([*model.weights, *(w + PACKED for w in found)], model.weights, target)
+def use_packed_kernels(model: Model, target: Target) -> Model:
+    """Replace products with float32 weights, ``matmul(x, permute_dims(W))`` and convolutions."""
+    found = _packed_weights(model)
+    made = [name + suffix for name, suffix in found.items()]
+    weights = lowered_weights([*model.weights, *made], model.weights, target)
 
     def edit(graph: Rewriting, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
         name = graph.linear_weight(value)
-        if name is None or name not in found:
-            return None
-        x = graph.new(value.args[0])
-        *lead, k = shape_of(x)
-        n = model.weights[name].shape[0]
-        kernel = graph.kernel(dense(lead, k, n, target.block), "linear")
-        return relax.call_tir(kernel, [x, graph.weight(name + PACKED)], var.ty)
+        if name in found:
+            x = graph.new(value.args[0])
+            *lead, k = shape_of(x)
+            n = model.weights[name].shape[0]
+            kernel = graph.kernel(dense(lead, k, n, target.block), "linear")
+            return relax.call_tir(kernel, [x, graph.weight(name + PACKED)], var.ty)
+        name = conv_weight(graph, value)
+        if name in found:
+            return conv_call(graph, value, graph.weight(name + found[name]), target)
+        return None
 
-    return rewrite(model, weights, edit, name="lower linear layers")
+    return rewrite(model, weights, edit, name="lower linear layers and convolutions")
 
 
 def lowered_weights(
@@ -90,20 +97,26 @@ def _lowered_weight(
 ) -> NDArray[np.generic]:
     if name in weights:
         return weights[name]
+    if name.endswith(DEPTHWISE):
+        return pack_depthwise(weights[name.removesuffix(DEPTHWISE)].astype(np.float32, copy=False))
     dense_weight = weights[name.removesuffix(PACKED)].astype(np.float32, copy=False)
+    if dense_weight.ndim == 4:
+        return packed_conv(dense_weight, target)
     return pack_dense(dense_weight, target.block)
 
 
-def _dense_weights(model: Model) -> set[str]:
-    """Weights [N, K] of float32 linear layers on inputs of at least two dimensions."""
+def _packed_weights(model: Model) -> dict[str, str]:
+    """Weights of float32 linear layers and convolutions that kernels compute, with their suffix."""
     graph = Rewriting(model, {})
-    found: set[str] = set()
+    found: dict[str, str] = {}
     for binding in bindings_of(model):
-        name = graph.linear_weight(binding.value) or ""
+        call = binding.value
+        name = graph.linear_weight(call) or conv_weight(graph, call) or ""
         if name in model.weights and model.weights[name].dtype == np.float32:
-            x = binding.value.args[0].ty
+            x = call.args[0].ty
             if x.ndim >= 2 and str(x.dtype) == str(binding.var.ty.dtype) == "float32":
-                found.add(name)
+                convolves = graph.call(call, "nn.conv2d") is not None
+                found[name] = DEPTHWISE if convolves and is_depthwise(call) else PACKED
     return found
 
 

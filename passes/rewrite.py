@@ -88,6 +88,10 @@ class Rewriting:
             return relax.Call(expr.op, args, expr.attrs, expr.ty_args)
         return expr
 
+    def put(self, old: relax.Var, new: relax.Var) -> None:
+        """From here on an old variable is read as another new one."""
+        self._new[old] = new
+
     def weight(self, name: str) -> relax.Var:
         """The new parameter of a weight."""
         return self._weights[name]

@@ -7,8 +7,10 @@ from typing import TypeAlias
 
 from tvm import relax
 
-from passes.formats import ROWS, Seen
+from passes.formats import BFLOAT16, ROWS, Seen
 from passes.rewrite import Rewriting, Weights
+from targets.kernels.linear_bf16 import GROUP as PAIR
+from targets.kernels.linear_bf16 import round_to_bf16
 from targets.kernels.linear_int8 import GROUP
 from targets.kernels.quantize import quantize_rows
 from targets.kernels.quantize_static import pad_groups, quantize_static
@@ -19,13 +21,19 @@ QUANTIZE = "quantize_rows"
 QUANTIZE_STATIC, PAD = "quantize_static", "pad_groups"
 """Names of those that quantise by fixed scales, and that pad such codes to whole groups."""
 
+ROUND = "round_to_bf16"
+"""Name of those that round to bfloat16."""
+
 _How: TypeAlias = tuple[str, bytes]
 """A kernel's name, and the weights that it reads, if any."""
 
-_Maker: TypeAlias = Callable[[Rewriting, relax.Expr, Sequence[relax.Var]], relax.Var]
-
 _ROWS: _How = (QUANTIZE, b"")
 _PAD: _How = (PAD, b"")
+_ROUND: _How = (ROUND, b"")
+
+
+_Maker: TypeAlias = Callable[[Rewriting, relax.Expr, Sequence[relax.Var]], relax.Var]
+"""Makes what kernels see of an input, with the weights that it takes."""
 
 
 class Inputs:
@@ -43,7 +51,9 @@ class Inputs:
     def seen(
         self, graph: Rewriting, x: relax.Expr, how: Seen, weights: Sequence[relax.Var] = ()
     ) -> Sequence[relax.Var]:
-        """Codes, scales and zero points of the rows of x; or its codes alone, if they are static."""
+        """Codes, scales and zero points of the rows of x; its codes alone, if static; bfloat16."""
+        if how == BFLOAT16:
+            return (self._rounded(graph, x),)
         if how == ROWS:
             rows = self._rows(graph, x)
             if rows not in self._parts:
@@ -64,6 +74,7 @@ class Inputs:
             QUANTIZE: self._rows,
             QUANTIZE_STATIC: self._codes,
             PAD: self._groups,
+            ROUND: self._rounded,
         }
         for prefix, make in makers.items():
             if name.startswith(prefix):
@@ -94,6 +105,17 @@ class Inputs:
             call = relax.call_tir(kernel, [x, *weights], relax.TensorType(_shape(x), "uint8"))
             self._made[key] = graph.emit(call, "codes")
         return self._made[key]
+
+    def _rounded(
+        self, graph: Rewriting, x: relax.Expr, weights: Sequence[relax.Var] = ()
+    ) -> relax.Var:
+        """The bits of x in bfloat16, in whole pairs."""
+        if (x, _ROUND) not in self._made:
+            *lead, k = _shape(x)
+            wide = relax.TensorType([*lead, -(-k // PAIR) * PAIR], "uint16")
+            kernel = graph.kernel(round_to_bf16(lead, k), ROUND)
+            self._made[x, _ROUND] = graph.emit(relax.call_tir(kernel, [x], wide), "rounded")
+        return self._made[x, _ROUND]
 
     def _groups(
         self, graph: Rewriting, q: relax.Expr, weights: Sequence[relax.Var] = ()

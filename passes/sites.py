@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -117,6 +118,11 @@ class Stretch:
 
 Section: TypeAlias = Layer | Stretch
 """A part of the model that others follow in a chain."""
+
+
+def encoder_layers(sections: Sequence[Section]) -> list[Layer]:
+    """The sections that are layers of an encoder."""
+    return [section for section in sections if isinstance(section, Layer)]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Weight-only int8 and int4: codes by group of inputs in memory, float32 arithmetic on float32 inputs.
 
-For layers of few rows (heads of CNNs and language models, single tokens), which wait for their weights:
-on AVX-512 one row took a quarter of the dense time with 8 bits, a fifth with 4 while the weights were
-in a cache, and less where they were not. With many rows arithmetic is the limit, and decoding adds to it.
+For layers of few rows (heads of CNNs and language models, single tokens), which wait for their weights.
+On one AVX-512 core one row took a quarter of the dense time with 8 bits and a fifth with 4 while the
+weights were in a cache; from memory (25088 x 4096) a quarter and a sixth. With many rows arithmetic is
+the limit, and decoding adds to it.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from tvm import relax
 
 from passes.model import Model, TensorSpec
 from passes.sites import FFN, Attention, Layer, Linear, Sites
+from targets.kernels.merge_tokens import merge_reference
 
 if TYPE_CHECKING:  # importing these takes seconds that most tests need not spend
     import torch
@@ -50,8 +52,12 @@ class Encoder:
         weights: Mapping[str, Array] | None = None,
         seen: Callable[[str, Array], Array] = lambda name, x: x,
         dropped: frozenset[int] = frozenset(),
+        keep: Mapping[int, int] = MappingProxyType({}),
     ) -> Array:
-        """The output in float64; ``seen`` may watch and replace the input of each linear layer."""
+        """The output in float64; ``seen`` may watch and replace the input of each linear layer.
+
+        ``keep`` tells at which layers tokens are merged, and how many are left.
+        """
         w = {n: v.astype(np.float64) for n, v in {**self.model.weights, **(weights or {})}.items()}
 
         def linear(x: Array, name: str) -> Array:
@@ -64,9 +70,17 @@ class Encoder:
 
         bias = (1.0 - sample["attention_mask"][:, None, None, :]) * -1e9
         h = norm(w["words"][sample["ids"]], "norm")
+        place = np.tile(np.arange(h.shape[1]), (len(h), 1))
+        size = np.ones(h.shape[:2])
         for i in range(self.layers):
             if i in dropped:
                 continue
+            if i in keep:
+                each = zip(h, bias[:, 0, 0], size, strict=True)
+                parts = [merge_reference(*one, keep[i]) for one in each]
+                place = np.stack([p.place[old] for p, old in zip(parts, place, strict=True)])
+                h, size = np.stack([p.y for p in parts]), np.stack([p.size for p in parts])
+                bias = np.stack([p.bias for p in parts])[:, None, None]
             q, k, v = (self._split(t) for t in np.split(linear(h, f"{i}.qkv"), 3, axis=-1))
             scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]) + bias
             e = np.exp(scores - scores.max(-1, keepdims=True))
@@ -75,7 +89,7 @@ class Encoder:
             h = norm(linear(mixed, f"{i}.out") + h, f"{i}.norm1")
             up = linear(h, f"{i}.up")
             h = norm(linear(up * 0.5 * (1 + erf(up / np.sqrt(2))), f"{i}.down") + h, f"{i}.norm2")
-        return h
+        return np.take_along_axis(h, place[..., None], axis=1)
 
     def _split(self, t: Array) -> Array:
         return t.reshape(*t.shape[:2], self.heads, -1).transpose(0, 2, 1, 3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from benchmarks.models.layers import (
@@ -24,11 +26,13 @@ B0 = (
 """Expansion, kernel, stride of the first, channels, blocks."""
 
 
-def efficientnet_b0(width: float = 1.0, classes: int = 1000) -> nn.Module:
+def efficientnet_b0(
+    width: float = 1.0, classes: int = 1000, stages: Sequence[tuple[int, int, int, int, int]] = B0
+) -> nn.Module:
     """EfficientNet-B0 for images [N, 3, H, W], 224 x 224 in the paper."""
     channels = rounded(32 * width)
     layers: list[nn.Module] = [conv_norm(3, channels, 3, 2, activation=nn.SiLU)]
-    for expansion, kernel, stride, base, blocks in B0:
+    for expansion, kernel, stride, base, blocks in stages:
         outputs = rounded(base * width)
         for i in range(blocks):
             step, hidden = (stride if i == 0 else 1), channels * expansion

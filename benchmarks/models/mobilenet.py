@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from benchmarks.models.layers import (
@@ -57,11 +59,13 @@ V3_LARGE = (
 )
 
 
-def mobilenet_v2(width: float = 1.0, classes: int = 1000) -> nn.Module:
+def mobilenet_v2(
+    width: float = 1.0, classes: int = 1000, stages: Sequence[tuple[int, int, int, int]] = V2
+) -> nn.Module:
     """MobileNetV2 for images [N, 3, H, W], 224 x 224 in the paper."""
     channels = rounded(32 * width)
     layers: list[nn.Module] = [conv_norm(3, channels, 3, 2, activation=nn.ReLU6)]
-    for expansion, base, blocks, stride in V2:
+    for expansion, base, blocks, stride in stages:
         outputs = rounded(base * width)
         for i in range(blocks):
             step = stride if i == 0 else 1
@@ -73,12 +77,22 @@ def mobilenet_v2(width: float = 1.0, classes: int = 1000) -> nn.Module:
     return Classifier(nn.Sequential(*layers), nn.Dropout(0.2), nn.Linear(last, classes)).eval()
 
 
-def mobilenet_v3(size: str = "large", width: float = 1.0, classes: int = 1000) -> nn.Module:
-    """MobileNetV3 "small" or "large" for images [N, 3, H, W], 224 x 224 in the paper."""
-    table, head = {"small": (V3_SMALL, 1024), "large": (V3_LARGE, 1280)}[size]
+Block = tuple[int, int, int, bool, bool, int]
+
+
+def mobilenet_v3(
+    width: float = 1.0, classes: int = 1000, blocks: Sequence[Block] = V3_LARGE, head: int = 1280
+) -> nn.Module:
+    """MobileNetV3 for images [N, 3, H, W], 224 x 224 in the paper.
+
+    Args:
+        width: factor on all channels.
+        classes: outputs.
+        blocks, head: V3_LARGE and 1280 neurons before the classes, or V3_SMALL and 1024.
+    """
     channels = rounded(16 * width)
     layers: list[nn.Module] = [conv_norm(3, channels, 3, 2, 1, nn.Hardswish, 1e-3)]
-    for kernel, wide, narrow, squeezes, swish, stride in table:
+    for kernel, wide, narrow, squeezes, swish, stride in blocks:
         hidden, outputs = rounded(wide * width), rounded(narrow * width)
         squeeze = None
         if squeezes:

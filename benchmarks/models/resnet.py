@@ -49,11 +49,15 @@ def _resnet(blocks: tuple[int, ...], wide: bool, width: float, classes: int) -> 
     return Classifier(nn.Sequential(*layers), nn.Linear(channels, classes)).eval()
 
 
-def resnet18(width: float = 1.0, classes: int = 1000) -> nn.Module:
+def resnet18(
+    width: float = 1.0, classes: int = 1000, blocks: tuple[int, ...] = (2, 2, 2, 2)
+) -> nn.Module:
     """ResNet-18 for images [N, 3, H, W], 224 x 224 in the paper."""
-    return _resnet((2, 2, 2, 2), False, width, classes)
+    return _resnet(blocks, False, width, classes)
 
 
-def resnet50(width: float = 1.0, classes: int = 1000) -> nn.Module:
+def resnet50(
+    width: float = 1.0, classes: int = 1000, blocks: tuple[int, ...] = (3, 4, 6, 3)
+) -> nn.Module:
     """ResNet-50 for images [N, 3, H, W], 224 x 224 in the paper."""
-    return _resnet((3, 4, 6, 3), True, width, classes)
+    return _resnet(blocks, True, width, classes)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+BATCH = 8
+"""Random inputs that statistics are taken of."""
+
 
 def as_trained(module: nn.Module, *example: torch.Tensor, seed: int = 0) -> nn.Module:
     """``module`` with vectors that differ from each other and batch norms that fit its activations.
@@ -24,11 +27,13 @@ def as_trained(module: nn.Module, *example: torch.Tensor, seed: int = 0) -> nn.M
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
         module.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # statistics are averaged from here on
+            norm.train()
         if norms:
-            for norm in norms:
-                norm.momentum = None  # statistics are averaged from here on
-                norm.reset_running_stats()
-                norm.train()
-            batch = [torch.randn((4, *x.shape[1:]), generator=generator) for x in example]
-            module(*batch)
+            module(*(torch.randn((BATCH, *x.shape[1:]), generator=generator) for x in example))
+        for norm in norms:
+            # a channel that happens to be constant must not be blown up
+            norm.running_var.clamp_(min=0.05 * float(norm.running_var.mean()))
     return module.eval()

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 from codesign.candidate import Candidate, Choice
 from codesign.loop.formats import format_of
-from passes import int8_attention
+from passes import approximate, int8_attention, tokens
 from passes.formats import DENSE, Format
 from passes.sites import Attention, Linear, Part, Section, Sites
 from targets.target import Target
 
 DROP = "layers"
 """The pass that removes a layer."""
+CORES = (int8_attention.NAME, approximate.NAME)
+"""The passes that change what lies between the layers of a block."""
 
 
 @dataclass(frozen=True)
@@ -75,21 +77,22 @@ class Decision:
     Attributes:
         keep: units kept; None for all.
         first, second: formats of the two layers; of a layer by itself, ``first``.
-        int8_core: what lies between them, the two products of attention, runs on 8-bit codes.
+        core: the pass that changes what lies between them, "" for none: ``int8_attention`` for the
+            products of attention, ``approximate`` for the activation of an FFN.
     """
 
     keep: int | None = None
     first: Format = DENSE
     second: Format = DENSE
-    int8_core: bool = False
+    core: str = ""
 
     def choices(self, block: Block) -> tuple[Choice, ...]:
         """The decision as choices of passes at sites."""
         found: list[Choice] = []
         if self.keep is not None:
             found.append(Choice(block.name, block.prune, {"keep": self.keep}))
-        if self.int8_core:
-            found.append(Choice(block.name, int8_attention.NAME))
+        if self.core:
+            found.append(Choice(block.name, self.core))
         for linear, form in zip(block.linears, (self.first, self.second), strict=False):
             if form != DENSE:
                 found.append(Choice(linear.name, form.name, form.setting))
@@ -100,13 +103,13 @@ class Decision:
         """What it has in common with other decisions; their errors are corrected together."""
         parts = {f.family for f in (self.first, self.second) if f != DENSE}
         kept = ["pruned"] if self.keep is not None else []
-        core = ["core"] if self.int8_core else []
+        core = [self.core] if self.core else []
         return " ".join([*kept, *core, *sorted(parts)]) or "dense"
 
 
 def decision_of(candidate: Candidate, block: Block, target: Target) -> Decision:
     """What a candidate decides for a block."""
-    taken = {(c.site, c.pass_name) for c in candidate}
+    cores = [c.pass_name for c in candidate if c.site == block.name and c.pass_name in CORES]
     kept = [
         c.setting["keep"] for c in candidate if (c.site, c.pass_name) == (block.name, block.prune)
     ]
@@ -114,8 +117,16 @@ def decision_of(candidate: Candidate, block: Block, target: Target) -> Decision:
         keep=int(kept[0]) if kept else None,
         first=format_of(candidate, block.first.name, target),
         second=DENSE if block.second is None else format_of(candidate, block.second.name, target),
-        int8_core=(block.name, int8_attention.NAME) in taken,
+        core=cores[0] if cores else "",
     )
+
+
+def tokens_kept(candidate: Candidate, layer: str) -> int | None:
+    """Tokens that a candidate leaves at the input of a layer; None if it merges none there."""
+    for choice in candidate:
+        if (choice.site, choice.pass_name) == (layer, tokens.NAME):
+            return int(choice.setting["keep"])
+    return None
 
 
 def dropped(candidate: Candidate, sites: Sites) -> set[str]:

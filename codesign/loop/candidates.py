@@ -93,7 +93,14 @@ class Judge:
             dense = not candidate.choices
             solved = SolvedCandidate() if dense else self.solve([candidate])[candidate.key]
         target = self.workshop.target
-        model = rewrite_candidate(self.prepared.model, solved.blocks, solved.dropped, target)
+        model = rewrite_candidate(
+            self.prepared.model,
+            solved.blocks,
+            solved.dropped,
+            target,
+            self.prepared.sites.layers,
+            solved.tokens,
+        )
         choices = [c.plain() | {"setting": dict(c.setting)} for c in candidate]
         extra: dict[str, Any] = {"candidate": candidate.key, "model": self.prepared.hash}
         extra |= {"output_error": solved.output_error, "solver": self.solver_version}

@@ -8,8 +8,9 @@ share no kernel. So a choice that breaks a fusion costs the kernels that it real
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 import numpy as np
 
@@ -29,7 +30,10 @@ from targets.target import Target
 Counts = Mapping[str, int]
 """Kernel hash -> calls; differences may be negative."""
 
-_Counts = dict[tuple[int | None, Format | bool], Counter[str]]
+Seconds = Callable[[Counts], float]
+"""Measured time of a multiset of kernels."""
+
+_Counts = dict[tuple[int | None, Format | str], Counter[str]]
 """By units kept and what one part is."""
 
 
@@ -64,13 +68,30 @@ class BlockKernels:
         for part, sign in (
             (self.first[decision.keep, decision.first], 1),
             (self.second[decision.keep, decision.second], 1),
-            (self.core[decision.keep, decision.int8_core], 1),
+            (self.core[decision.keep, decision.core], 1),
             (base, -2),
             (self.untouched, -1),
         ):
             for kernel, n in part.items():
                 total[kernel] += sign * n
         return total
+
+
+def shared_seconds(
+    kernels: Mapping[Decision, Mapping[str, int]], seconds: Seconds
+) -> dict[Decision, float]:
+    """What each decision of a block takes, all kernels that some decision does without included.
+
+    Args:
+        kernels: of each decision, against the untouched layer.
+        seconds: measured time of a multiset of kernels; infinite if one could not be measured.
+    """
+    replaced: Counter[str] = Counter()
+    for change in kernels.values():
+        replaced |= Counter({kernel: -n for kernel, n in change.items() if n < 0})
+    own = seconds(replaced)
+    takes = {decision: own + seconds(change) for decision, change in kernels.items()}
+    return {d: inf if t != t else max(t, 0.0) for d, t in takes.items()}
 
 
 def layer_model(model: Model, layer: Section) -> Model:
@@ -100,12 +121,12 @@ def block_kernels(
             if keep is None
             else book.count(with_decision(alone, block, Decision(keep), target), target)
         )
-        parts: list[tuple[_Counts, Format | bool, Decision]] = []
+        parts: list[tuple[_Counts, Format | str, Decision]] = []
         parts += [(first, f, Decision(keep, first=f)) for f in offers.first]
         parts += [(second, f, Decision(keep, second=f)) for f in offers.second]
-        parts += [(core, c, Decision(keep, int8_core=c)) for c in offers.int8_core]
+        parts += [(core, c, Decision(keep, core=c)) for c in offers.core]
         for found, part, decision in parts:
-            plain = part in (DENSE, False)
+            plain = part in (DENSE, "")
             found[keep, part] = (
                 kept[keep]
                 if plain
@@ -123,7 +144,7 @@ def with_decision(model: Model, block: Block, decision: Decision, target: Target
     if block.second is not None:
         shape = block.second.out_features, len(rows.second)
         second = placeholder(block.second, decision.second, *shape)
-    return rewrite_block(model, block, units, first, second, target, decision.int8_core)
+    return rewrite_block(model, block, units, first, second, target, decision.core)
 
 
 def placeholder(linear: Linear, form: Format, rows: int, columns: int) -> Solved:

@@ -6,7 +6,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from codesign.candidate import Candidate
-from passes import int8, int8_static, low_rank, pattern, sparse, tucker, weight_only
+from passes import (
+    bf16,
+    codebook,
+    int8,
+    int8_static,
+    low_rank,
+    pattern,
+    sparse,
+    tucker,
+    weight_only,
+)
 from passes.formats import DENSE, Format
 from passes.int8 import Int8Config
 from passes.int8_static import Int8StaticConfig
@@ -25,7 +35,7 @@ SPARSE = SparseConfig(densities=(0.5,))
 """Where int8 exists, float32 sparsity is offered thinly: it rarely wins there."""
 SPARSE_CONV = SparseConfig(densities=(0.5, 0.25, 0.125))
 
-PARSERS = (int8, int8_static, sparse, pattern, low_rank, tucker, weight_only)
+PARSERS = (codebook, bf16, int8, int8_static, sparse, pattern, low_rank, tucker, weight_only)
 """The passes that give a layer a format, each with ``NAME`` and ``form(setting, target)``."""
 
 
@@ -44,6 +54,7 @@ def formats_for(
         offers += [(pattern.NAME, pattern.choices, None), (tucker.NAME, tucker.choices, None)]
     else:
         offers += [
+            (bf16.NAME, bf16.choices, None),
             (low_rank.NAME, low_rank.choices, None),
             (weight_only.NAME, weight_only.choices, None),
         ]

@@ -74,8 +74,8 @@ class LayerSolver:
         rows = rows_of(block, units)
         solved_first = self._first(stream, block, decision.first, rows.first, change)
         change = merged(change, effective(block.first, solved_first, rows.first, None))
-        if decision.int8_core:
-            change = merged(change, quantized_core(block))
+        if decision.core:
+            change = merged(change, changed_core(block))
         if block.second is None:
             return SolvedBlock(block, decision, units, solved_first, None, change)
         gram = self.gram(stream, block.second.name, change)
@@ -161,8 +161,8 @@ def effective(linear: Linear, solved: Solved, rows: Index | None, columns: Index
     return Variant(weights, {} if seen == EXACT else {linear.name: seen})
 
 
-def quantized_core(block: Block) -> Variant:
-    """The int8 products of an attention block, as the simulator takes them."""
+def changed_core(block: Block) -> Variant:
+    """What lies between the layers of a block as its pass computes it, for the simulator."""
     return Variant(seen={block.name: ROWS})
 
 

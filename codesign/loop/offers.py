@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from codesign.loop.blocks import Block, Decision
+from codesign.loop.blocks import Block, Decision, blocks_of
 from codesign.loop.formats import formats_for
-from passes import ffn, heads, int8_attention
+from passes import approximate, ffn, heads, int8_attention
 from passes.formats import DENSE, Format
 from passes.report import Refusal
-from passes.sites import FFN, Attention
+from passes.sites import FFN, Attention, Section
 from targets.target import Target
 
 MOST_COUNTS = 6
@@ -24,7 +25,7 @@ class Offers:
     Attributes:
         keeps: units to keep, all (None) first.
         first, second: formats of the two layers, dense first.
-        int8_core: whether what lies between them may run on 8-bit codes, no first.
+        core: passes that may change what lies between them, "" for none first.
         refusals: what is not offered, and why.
     """
 
@@ -32,11 +33,19 @@ class Offers:
     first: tuple[Format, ...]
     second: tuple[Format, ...]
     refusals: tuple[Refusal, ...]
-    int8_core: tuple[bool, ...] = (False,)
+    core: tuple[str, ...] = ("",)
 
     def decisions(self) -> list[Decision]:
         """Every combination, the untouched block first."""
-        return [Decision(*d) for d in product(self.keeps, self.first, self.second, self.int8_core)]
+        return [Decision(*d) for d in product(self.keeps, self.first, self.second, self.core)]
+
+
+def all_offers(
+    sections: Sequence[Section], target: Target, enabled: tuple[str, ...]
+) -> dict[str, Offers]:
+    """What the passes offer for each block of a model, by its name."""
+    blocks = [block for section in sections for block in blocks_of(section)]
+    return {block.name: offers_for(block, target, enabled) for block in blocks}
 
 
 def offers_for(block: Block, target: Target, enabled: tuple[str, ...]) -> Offers:
@@ -59,12 +68,25 @@ def offers_for(block: Block, target: Target, enabled: tuple[str, ...]) -> Offers
     if block.second is not None:
         second, refused_second = formats_for(block.second, target, enabled)
         refusals += refused_second
-    core = [False]
+    cores, refused_cores = _cores(block, target, enabled)
+    refusals += refused_cores
+    return Offers(tuple(keeps), tuple(first), tuple(second), tuple(refusals), tuple(cores))
+
+
+def _cores(
+    block: Block, target: Target, enabled: tuple[str, ...]
+) -> tuple[list[str], list[Refusal]]:
+    """Passes for what lies between the layers, "" first."""
+    settings: list[dict[str, int]] = []
+    refusals: list[Refusal] = []
+    name = ""
     if isinstance(block.site, Attention) and int8_attention.NAME in enabled:
-        settings, refused = int8_attention.choices(block.site, target)
-        core += [True for _ in settings]
-        refusals += refused
-    return Offers(tuple(keeps), tuple(first), tuple(second), tuple(refusals), tuple(core))
+        name = int8_attention.NAME
+        settings, refusals = int8_attention.choices(block.site, target)
+    elif isinstance(block.site, FFN) and approximate.NAME in enabled:
+        name = approximate.NAME
+        settings, refusals = approximate.choices(block.site, target)
+    return ["", *(name for _ in settings)], refusals
 
 
 def _counts(block: Block, target: Target) -> tuple[list[int], list[Refusal]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
 from codesign.loop.blocks import Block
 from codesign.loop.layer_solver import Index, SolvedBlock, rows_of
+from passes.approximate import approximate
 from passes.ffn import prune_ffn
 from passes.format_linear import format_linears
 from passes.formats import Solved
@@ -15,17 +17,31 @@ from passes.heads import prune_heads
 from passes.int8_attention import quantize_attention
 from passes.layers import drop_layers
 from passes.model import Model
-from passes.sites import FFN, Attention, Section
+from passes.sites import FFN, Attention, Section, encoder_layers
+from passes.tokens import keep_tokens
 from targets.target import Target
 
 
 def rewrite_candidate(
-    model: Model, blocks: Sequence[SolvedBlock], dropped: Sequence[Section], target: Target
+    model: Model,
+    blocks: Sequence[SolvedBlock],
+    dropped: Sequence[Section],
+    target: Target,
+    layers: Sequence[Section] = (),
+    tokens: Mapping[str, int] = MappingProxyType({}),
 ) -> Model:
     """The canonical model with every solved block in its compact form, and without dropped layers.
 
-    Blocks of dropped layers must not be among ``blocks``.
+    Args:
+        model: canonical.
+        blocks: none of a dropped layer is among them.
+        dropped: the layers to leave out.
+        target: gives the packed block.
+        layers: all of the model, in order; needed where tokens are merged.
+        tokens: how many are left at the input of a layer, by its name.
     """
+    if tokens:
+        model = keep_tokens(model, encoder_layers(layers), tokens, target)[0]
     for solved in blocks:
         model = rewrite_block(
             model,
@@ -34,7 +50,7 @@ def rewrite_candidate(
             solved.first,
             solved.second,
             target,
-            solved.decision.int8_core,
+            solved.decision.core,
         )
     return drop_layers(model, dropped)[0] if dropped else model
 
@@ -46,7 +62,7 @@ def rewrite_block(
     first: Solved,
     second: Solved | None,
     target: Target,
-    int8_core: bool = False,
+    core: str = "",
 ) -> Model:
     """One block rewritten: its units cut to ``units``, its layers and its core in their formats.
 
@@ -56,12 +72,14 @@ def rewrite_block(
         units: heads or neurons kept; None for all.
         first, second: the layers over the rows and inputs that are kept.
         target: gives the packed block.
-        int8_core: what lies between the layers runs on 8-bit codes.
+        core: the pass that changes what lies between the layers.
     """
     if units is not None and second is not None:
         model = _pruned(model, block, units, first, second)
-    if int8_core and isinstance(block.site, Attention):
+    if core and isinstance(block.site, Attention):
         model = quantize_attention(model, block.site)[0]
+    elif core and isinstance(block.site, FFN):
+        model = approximate(model, block.site)[0]
     layers = [(s, w) for s, w in zip(block.linears, (first, second), strict=False) if w is not None]
     return format_linears(model, layers, target)[0]
 

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.candidate import Candidate, Choice
-from codesign.loop.blocks import DROP, Block, Decision, blocks_of
-from codesign.loop.layer_solver import Index, LayerSolver, effective, merged, quantized_core
+from codesign.loop.blocks import DROP, Block, Decision, blocks_of, tokens_kept
+from codesign.loop.layer_solver import Index, LayerSolver, changed_core, effective, merged
 from codesign.loop.offers import Offers
 from codesign.machine import cores
 from codesign.records import Records
 from codesign.records.entries import SensitivityKey
 from codesign.simulate import Simulator, Variant
+from passes import tokens
 from passes.formats import DENSE, Format, Solved
 from passes.sites import Attention, Section
 from passes.solve.blas import one_thread
@@ -42,7 +43,7 @@ class Sensitivities:
             Decision(keep=decision.keep),
             Decision(first=decision.first),
             Decision(second=decision.second),
-            Decision(int8_core=decision.int8_core),
+            Decision(core=decision.core),
         ]
         return sum(
             self.values[Candidate(part.choices(block)).key] for part in parts if part != Decision()
@@ -58,6 +59,11 @@ def drop_candidate(layer: Section) -> Candidate:
     return Candidate((Choice(layer.name, DROP, {"drop": True}),))
 
 
+def tokens_candidate(layer: Section, keep: int) -> Candidate:
+    """The candidate that only merges tokens at the input of one layer."""
+    return Candidate((Choice(layer.name, tokens.NAME, {"keep": keep}),))
+
+
 @dataclass(frozen=True)
 class SensitivityProbe:
     """Measures what is not recorded yet.
@@ -65,12 +71,14 @@ class SensitivityProbe:
     Attributes:
         simulator, solver: made only when something is not recorded yet.
         key: makes the record's key of a candidate.
+        lengths: tokens that may be left at the input of a layer.
     """
 
     simulator: Callable[[], Simulator]
     solver: Callable[[], LayerSolver]
     records: Records
     key: Callable[[Candidate], SensitivityKey]
+    lengths: tuple[int, ...] = ()
 
     def layers(
         self,
@@ -84,6 +92,7 @@ class SensitivityProbe:
         missing: list[tuple[Section, set[str]]] = []
         for layer in layers:
             wanted = [drop_candidate(layer)] if droppable and layer.droppable else []
+            wanted += [tokens_candidate(layer, length) for length in self.lengths]
             for block in blocks_of(layer):
                 wanted += [Candidate(d.choices(block)) for d in single(offers[block.name])]
             values = {c.key: self.records.find_sensitivity(self.key(c)) for c in wanted}
@@ -115,7 +124,8 @@ class SensitivityProbe:
                 for candidate, variant in self._variants(layer, offers, droppable, unknown):
                     if stop.is_set():
                         return
-                    value = self.simulator().sensitivity(layer.name, variant, SAMPLES)
+                    keep = tokens_kept(candidate, layer.name)
+                    value = self.simulator().sensitivity(layer.name, variant, SAMPLES, keep)
                     results.put((candidate, value))
             finally:
                 results.put(layer.name)
@@ -145,13 +155,16 @@ class SensitivityProbe:
     ) -> Iterator[tuple[Candidate, Variant]]:
         if droppable and layer.droppable and drop_candidate(layer).key in missing:
             yield drop_candidate(layer), Variant(dropped=True)
+        for candidate in (tokens_candidate(layer, length) for length in self.lengths):
+            if candidate.key in missing:
+                yield candidate, Variant()
         for block in blocks_of(layer):
             offer = offers[block.name]
             for decision, variant in chain(
                 self._kept(layer, block, offer, missing),
                 self._formats(layer, block, True, offer.first, missing),
                 self._formats(layer, block, False, offer.second, missing),
-                ((Decision(int8_core=c), quantized_core(block)) for c in offer.int8_core if c),
+                ((Decision(core=c), changed_core(block)) for c in offer.core if c),
             ):
                 candidate = Candidate(decision.choices(block))
                 if candidate.key in missing:
@@ -221,5 +234,5 @@ def single(offers: Offers) -> list[Decision]:
         *(Decision(keep) for keep in offers.keeps if keep is not None),
         *(Decision(first=form) for form in offers.first if form != DENSE),
         *(Decision(second=form) for form in offers.second if form != DENSE),
-        *(Decision(int8_core=core) for core in offers.int8_core if core),
+        *(Decision(core=core) for core in offers.core if core),
     ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Event
 
 from codesign.candidate import Candidate
-from codesign.loop.blocks import Decision, blocks_of, decision_of, dropped
+from codesign.loop.blocks import Decision, blocks_of, decision_of, dropped, tokens_kept
 from codesign.loop.layer_solver import LayerSolver, SolvedBlock
 from codesign.machine import cores
 from codesign.simulate import Simulator, Stream, Variant
@@ -24,11 +24,13 @@ class SolvedCandidate:
     Attributes:
         blocks: in order of computation, without those of dropped layers.
         dropped: the layers left out.
+        tokens: how many are left at the input of a layer, by its name; empty if no tokens are merged.
         output_error: relative squared error of the outputs over the calibration samples.
     """
 
     blocks: tuple[SolvedBlock, ...] = ()
     dropped: tuple[Section, ...] = ()
+    tokens: Mapping[str, int] = field(default_factory=dict)
     output_error: float = 0.0
 
 
@@ -45,19 +47,22 @@ def solve_candidate(
     by_name = {layer.name: layer for layer in sites.layers}
     stream = simulator.dense_stream(simulator.segments[0].name)
     blocks: list[SolvedBlock] = []
+    tokens: dict[str, int] = {}
     for segment in simulator.segments:
         change = Variant()
         layer = by_name.get(segment.name)
         if segment.name in gone:
             change = Variant(dropped=True)
         elif layer is not None:
+            if (keep := tokens_kept(candidate, layer.name)) is not None:
+                stream, tokens[layer.name] = simulator.merge(stream, keep), keep
             found, change = solve_layer(solver, stream, layer, candidate, target)
             blocks += found
         stream = simulator.advance(stream, change)
         if layer is not None:
             step()
     layers = tuple(by_name[name] for name in sorted(gone))
-    return SolvedCandidate(tuple(blocks), layers, simulator.output_error(stream))
+    return SolvedCandidate(tuple(blocks), layers, tokens, simulator.output_error(stream))
 
 
 class _StoppedError(Exception):

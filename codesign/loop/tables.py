@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 
 from codesign.loop.blocks import DROP, Block, blocks_of
-from codesign.loop.costs import BlockKernels, KernelBook, block_kernels, layer_model
-from codesign.loop.offers import Offers, offers_for
+from codesign.loop.costs import (
+    BlockKernels,
+    KernelBook,
+    Seconds,
+    block_kernels,
+    layer_model,
+    shared_seconds,
+)
+from codesign.loop.offers import Offers, all_offers
 from codesign.loop.sensitivity import Sensitivities, drop_candidate
 from codesign.search import Group, Option, Tables, veto_slow
 from codesign.search import Layer as LayerTable
+from passes import tokens
 from passes.model import Model
 from passes.report import Refusal
-from passes.sites import Section, Sites
+from passes.sites import Section, Sites, encoder_layers
 from targets.target import Target
-
-Seconds = Callable[[Mapping[str, int]], float]
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class Space:
         dense: kernels of the whole model as it is.
         book: every kernel that any decision leads to.
         droppable: whether layers may be left out.
+        lengths: tokens that layers may run on, all first; empty if there is no choice.
+        no_lengths: why there are not more.
     """
 
     layers: tuple[Section, ...]
@@ -39,11 +47,13 @@ class Space:
     dense: Mapping[str, int]
     book: KernelBook
     droppable: bool
+    lengths: tuple[int, ...] = ()
+    no_lengths: tuple[Refusal, ...] = ()
 
     @property
     def refusals(self) -> list[Refusal]:
         """What the passes did not offer, and why."""
-        return [r for offer in self.offers.values() for r in offer.refusals]
+        return [*self.no_lengths, *(r for o in self.offers.values() for r in o.refusals)]
 
 
 def space_of(
@@ -51,12 +61,22 @@ def space_of(
     sites: Sites,
     target: Target,
     enabled: tuple[str, ...],
-    step: Callable[[str], None],
+    offers: Mapping[str, Offers] | None = None,
+    step: Callable[[str], None] = lambda _: None,
 ) -> Space:
-    """Lower every decision; layers of the same kernels share the work."""
+    """Lower every decision; layers of the same kernels share the work.
+
+    Args:
+        model: canonical.
+        sites: its sites.
+        target: what for.
+        enabled: names of the passes to use.
+        offers: what to lower, by name of block; by default all that the passes offer.
+        step: told the name of each layer.
+    """
     book = KernelBook()
+    offers = all_offers(sites.layers, target, enabled) if offers is None else offers
     dense = book.count(model, target)
-    offers: dict[str, Offers] = {}
     found: dict[str, BlockKernels] = {}
     untouched: dict[str, Mapping[str, int]] = {}
     same: dict[tuple[object, ...], dict[int, BlockKernels]] = {}
@@ -64,8 +84,6 @@ def space_of(
         alone = layer_model(model, layer)
         untouched[layer.name] = counts = book.count(alone, target)
         blocks = blocks_of(layer)
-        for block in blocks:
-            offers[block.name] = offers_for(block, target, enabled)
         shape = (*sorted(counts.items()), *(_shape(offers[b.name]) for b in blocks))
         if shape not in same:
             same[shape] = {
@@ -75,11 +93,23 @@ def space_of(
         for index, block in enumerate(blocks):
             found[block.name] = same[shape][index]
         step(layer.name)
-    return Space(sites.layers, offers, found, untouched, dense, book, DROP in enabled)
+    lengths, refused = _lengths(model, sites) if tokens.NAME in enabled else ((), ())
+    return Space(
+        sites.layers, offers, found, untouched, dense, book, DROP in enabled, lengths, refused
+    )
+
+
+def _lengths(model: Model, sites: Sites) -> tuple[tuple[int, ...], tuple[Refusal, ...]]:
+    """Lengths of the sequence that layers may run on, the full one first, and what is refused."""
+    layers = encoder_layers(sites.layers)
+    settings, refused = tokens.choices(model, layers)
+    if not settings:
+        return (), tuple(refused)
+    return (tokens.length(model, layers), *(s["keep"] for s in settings)), tuple(refused)
 
 
 def _shape(offers: Offers) -> tuple[object, ...]:
-    return (offers.keeps, offers.first, offers.second)
+    return (offers.keeps, offers.first, offers.second, offers.core)
 
 
 def tables_of(space: Space, sensitivities: Sensitivities, seconds: Seconds) -> Tables:
@@ -104,14 +134,6 @@ def tables_of(space: Space, sensitivities: Sensitivities, seconds: Seconds) -> T
     return veto_slow(Tables(tuple(layers), max(total, 0.0)))
 
 
-def _replaced(changes: Iterable[Mapping[str, int]]) -> Counter[str]:
-    """The kernels of the untouched block that some decision does without."""
-    found: Counter[str] = Counter()
-    for change in changes:
-        found |= Counter({kernel: -n for kernel, n in change.items() if n < 0})
-    return found
-
-
 def _dense(group: Group) -> float:
     return group.options[0].seconds
 
@@ -119,16 +141,14 @@ def _dense(group: Group) -> float:
 def _group(block: Block, space: Space, sensitivities: Sensitivities, seconds: Seconds) -> Group:
     decisions = space.offers[block.name].decisions()
     kernels = {d: space.kernels[block.name].of(d) for d in decisions}
-    own = seconds(_replaced(kernels.values()))
     options = []
-    for decision in decisions:
-        takes = own + seconds(kernels[decision])
-        broken = takes != takes or takes == float("inf")
+    for decision, takes in shared_seconds(kernels, seconds).items():
+        broken = takes == inf
         options.append(
             Option(
                 decision.choices(block),
                 decision.family,
-                max(takes, 0.0) if not broken else 1.0,
+                1.0 if broken else takes,
                 sensitivities.of(block, decision),
                 "a kernel that it needs could not be measured" if broken else "",
             )

@@ -16,13 +16,27 @@ def plot(data: ReportData, path: str | Path) -> Path:
     Raises:
         UserError: the file cannot be written.
     """
+    figure, axes = canvas()
+    _draw(axes, data)
+    return write_png(figure, path)
+
+
+def canvas() -> tuple[Any, Any]:
+    """A figure that needs no display, and its one pair of axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.4, 4.8), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    _draw(axes, data)
+    return figure, figure.add_subplot()
+
+
+def write_png(figure: Any, path: str | Path) -> Path:
+    """Write a figure to a file.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     path = Path(path)

@@ -5,13 +5,14 @@ each of them with each option and keeps what is not dominated. Where there are m
 bins, each bin of latency keeps its best label *with its exact sum*, so that nothing is rounded: a
 plan found has no more error than any plan that is faster by one bin per group and layer (the
 multiple-choice knapsack by label setting; Kellerer, Pferschy, Pisinger, Knapsack Problems, 2004,
-chapter 11).
+chapter 11). Where groups shorten the sequence, a label also has the length so far, on which the
+seconds of later options depend: labels of different lengths never dominate each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,14 +37,23 @@ class Plan:
 
 @dataclass
 class _Labels:
-    """Partial plans: seconds [n], error [n], picks [n, groups so far]."""
+    """Partial plans: seconds [n], error [n], picks [n, groups so far], number of the length [n]."""
 
     seconds: NDArray[np.float64]
     error: NDArray[np.float64]
     picks: NDArray[np.int16]
+    length: NDArray[np.int16]
 
     def take(self, index: NDArray[np.intp]) -> _Labels:
-        return _Labels(self.seconds[index], self.error[index], self.picks[index])
+        return _Labels(
+            self.seconds[index], self.error[index], self.picks[index], self.length[index]
+        )
+
+    def by_length(self) -> list[tuple[int, _Labels]]:
+        """The labels of each length."""
+        return [
+            (int(n), self.take(np.nonzero(self.length == n)[0])) for n in np.unique(self.length)
+        ]
 
 
 def solve(
@@ -62,9 +72,12 @@ def solve(
         max_error: leave out plans with more error.
     """
     width = _slowest(tables) / bins
-    labels = _Labels(np.array([tables.base_seconds]), np.zeros(1), np.zeros((1, 0), dtype=np.int16))
+    none = np.zeros((1, 0), dtype=np.int16)
+    full = np.zeros(1, dtype=np.int16)
+    labels = _Labels(np.array([tables.base_seconds]), np.zeros(1), none, full)
     for layer in tables.layers:
         labels = _thin(_with_layer(labels, layer, width, bins), width, bins)
+    labels = _best(labels, width, bins)
     plans = [
         Plan(tuple(int(i) for i in picks), float(seconds), float(error))
         for seconds, error, picks in zip(labels.seconds, labels.error, labels.picks, strict=True)
@@ -79,35 +92,38 @@ def solve(
 
 def _with_layer(labels: _Labels, layer: Layer, width: float, bins: int) -> _Labels:
     """All ways to treat one more layer."""
-    kept = _Labels(labels.seconds + layer.base_seconds, labels.error, labels.picks)
+    kept = labels
     for group in layer.groups:
         kept = _thin(_with_group(kept, group), width, bins)
+    base = np.array([layer.base(int(n)) for n in kept.length])
+    kept = replace(kept, seconds=kept.seconds + base)
     if layer.drop is None or layer.drop.veto or not layer.groups:
         return kept
     gone = np.full((len(labels.seconds), len(layer.groups)), -1, dtype=np.int16)
-    return _joined(
-        [
-            kept,
-            _Labels(
-                labels.seconds + layer.drop.seconds,
-                labels.error + layer.drop.error,
-                np.concatenate([labels.picks, gone], axis=1),
-            ),
-        ]
+    without = _Labels(
+        labels.seconds + layer.drop.seconds,
+        labels.error + layer.drop.error,
+        np.concatenate([labels.picks, gone], axis=1),
+        labels.length,
     )
+    return _joined([kept, without])
 
 
 def _with_group(labels: _Labels, group: Group) -> _Labels:
-    """Every label with every option of the group that is not vetoed."""
+    """Every label with every option of the group that is not vetoed and can be at its length."""
     parts = []
-    for i, option in enumerate(group.options):
-        if not option.veto:
-            pick = np.full((len(labels.seconds), 1), i, dtype=np.int16)
+    for length, own in labels.by_length():
+        for i, option in enumerate(group.options):
+            taken = group.taken(i, length)
+            if option.veto or not np.isfinite(taken.seconds):
+                continue
+            pick = np.full((len(own.seconds), 1), i, dtype=np.int16)
             parts.append(
                 _Labels(
-                    labels.seconds + option.seconds,
-                    labels.error + option.error,
-                    np.concatenate([labels.picks, pick], axis=1),
+                    own.seconds + taken.seconds,
+                    own.error + taken.error,
+                    np.concatenate([own.picks, pick], axis=1),
+                    np.full_like(own.length, group.goes_on(i, length)),
                 )
             )
     return _joined(parts)
@@ -118,10 +134,16 @@ def _joined(parts: Sequence[_Labels]) -> _Labels:
         np.concatenate([p.seconds for p in parts]),
         np.concatenate([p.error for p in parts]),
         np.concatenate([p.picks for p in parts]),
+        np.concatenate([p.length for p in parts]),
     )
 
 
 def _thin(labels: _Labels, width: float, bins: int) -> _Labels:
+    """The best labels of each length."""
+    return _joined([_best(own, width, bins) for _, own in labels.by_length()])
+
+
+def _best(labels: _Labels, width: float, bins: int) -> _Labels:
     """The non-dominated labels, by rising seconds; above ``bins`` of them one per bin."""
     order = np.lexsort((labels.error, labels.seconds))
     error = labels.error[order]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from codesign.candidate import Candidate, Choice
@@ -17,6 +17,8 @@ class Option:
         family: what this option has in common with others, such as ``int8`` or ``sparse``; errors
             of one family are corrected together.
         seconds: sum of the measured medians of the group's kernels.
+        shorter: the same where a shorter sequence arrives, at each of the lengths of `Tables` after the
+            first; infinite where that cannot be, empty if the length makes no difference.
         error: output error that this option alone causes, in a unit in which independent errors
             add up: the relative *squared* error of the outputs.
         veto: why the option must not be taken; empty if it may.
@@ -27,6 +29,11 @@ class Option:
     seconds: float
     error: float
     veto: str = ""
+    shorter: tuple[float, ...] = ()
+
+    def at(self, length: int) -> float:
+        """Its seconds where the sequence of this number arrives; 0 is the full one."""
+        return self.shorter[length - 1] if length and self.shorter else self.seconds
 
     @property
     def label(self) -> str:
@@ -37,14 +44,32 @@ class Option:
 
 @dataclass(frozen=True)
 class Group:
-    """Sites that are decided together, such as the two linears of an FFN, and their options."""
+    """Sites that are decided together, such as the two linears of an FFN, and their options.
+
+    Attributes:
+        shortens: the group decides on the length of the sequence: its first option leaves it, option i
+            goes on with length i of `Tables`. An error is what is lost of the full sequence; what
+            arrives shorter has lost a part of it before.
+    """
 
     name: str
     options: tuple[Option, ...]
+    shortens: bool = False
 
     def __post_init__(self) -> None:
         if not any(not option.veto for option in self.options):
             raise ValueError(f"group {self.name} has no option that is not vetoed")
+
+    def taken(self, pick: int, length: int) -> Option:
+        """An option as it is where the sequence of this number arrives."""
+        option = self.options[pick]
+        before = self.options[length].error if self.shortens and pick else 0.0
+        error = max(option.error - before, 0.0)
+        return replace(option, seconds=option.at(length), error=error, shorter=())
+
+    def goes_on(self, pick: int, length: int) -> int:
+        """The number of the length behind it."""
+        return pick if self.shortens and pick else length
 
 
 @dataclass(frozen=True)
@@ -56,20 +81,31 @@ class Layer:
         drop: the option that removes the layer, with the seconds left of it (often 0); None if it
             cannot be dropped.
         base_seconds: kernels of the layer that no option changes; saved by dropping it.
+        shorter: the same for shorter sequences, as in `Option`. A group that shortens comes first.
     """
 
     name: str
     groups: tuple[Group, ...]
     drop: Option | None = None
     base_seconds: float = 0.0
+    shorter: tuple[float, ...] = ()
+
+    def base(self, length: int) -> float:
+        """Seconds that no option changes, of the sequence that its groups leave."""
+        return self.shorter[length - 1] if length and self.shorter else self.base_seconds
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The whole model: its layers, and the seconds that no option changes."""
+    """The whole model: its layers, and the seconds that no option changes.
+
+    Attributes:
+        lengths: numbers of tokens that a sequence can have, all first; one if nothing shortens it.
+    """
 
     layers: tuple[Layer, ...]
     base_seconds: float = 0.0
+    lengths: tuple[int, ...] = (0,)
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -96,20 +132,29 @@ class Tables:
     def chosen(self, picks: tuple[int, ...]) -> list[tuple[str, Option]]:
         """(group or layer name, option) that a plan takes; a dropped layer gives one entry.
 
+        Options are as they are at the length of the sequence that arrives.
+
         Args:
             picks: for each group the option's index, -1 throughout a dropped layer.
         """
-        taken: list[tuple[str, Option]] = []
-        start = 0
+        return [pair for _, _, taken in self._layers(picks) for pair in taken]
+
+    def _layers(
+        self, picks: tuple[int, ...]
+    ) -> Iterator[tuple[Layer, int, list[tuple[str, Option]]]]:
+        """(layer, length that it leaves, what is taken) in order; -1 for a dropped layer."""
+        start = length = 0
         for layer in self.layers:
             own = picks[start : start + len(layer.groups)]
             start += len(layer.groups)
             if layer.drop is not None and own and own[0] < 0:
-                taken.append((layer.name, layer.drop))
-            else:
-                pairs = zip(layer.groups, own, strict=True)
-                taken += [(g.name, g.options[i]) for g, i in pairs]
-        return taken
+                yield layer, -1, [(layer.name, layer.drop)]
+                continue
+            taken = []
+            for group, pick in zip(layer.groups, own, strict=True):
+                taken.append((group.name, group.taken(pick, length)))
+                length = group.goes_on(pick, length)
+            yield layer, length, taken
 
     def candidate(self, picks: tuple[int, ...]) -> Candidate:
         """The candidate that a plan stands for."""
@@ -117,12 +162,12 @@ class Tables:
 
     def totals(self, picks: tuple[int, ...]) -> tuple[float, float]:
         """(seconds, error) of a plan, summed without rounding."""
-        taken = self.chosen(picks)
-        dropped = {name for name, option in taken if _is_drop(self, name, option)}
-        seconds = self.base_seconds + sum(
-            layer.base_seconds for layer in self.layers if layer.name not in dropped
-        )
-        return seconds + sum(o.seconds for _, o in taken), sum(o.error for _, o in taken)
+        seconds, error = self.base_seconds, 0.0
+        for layer, length, taken in self._layers(picks):
+            seconds += layer.base(length) if length >= 0 else 0.0
+            seconds += sum(option.seconds for _, option in taken)
+            error += sum(option.error for _, option in taken)
+        return seconds, error
 
     def uniform(self, family: str) -> tuple[int, ...]:
         """Picks that take the family's first option wherever one is offered, else the first."""
@@ -131,7 +176,3 @@ class Tables:
             fits = [i for i, o in enumerate(group.options) if o.family == family and not o.veto]
             picks.append(fits[0] if fits else 0)
         return tuple(picks)
-
-
-def _is_drop(tables: Tables, name: str, option: Option) -> bool:
-    return any(layer.name == name and layer.drop is option for layer in tables.layers)

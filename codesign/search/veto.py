@@ -11,7 +11,8 @@ def veto_slow(tables: Tables, gain: float = 0.02) -> Tables:
     """Veto options that are not faster than one that loses no more quality.
 
     "Pruned, and not faster" ends here: a sparse layer that measures as slow as the dense one gets
-    a reason instead of a place in the search. Vetoes that are there already stay.
+    a reason instead of a place in the search. Vetoes that are there already stay. Shortening the
+    sequence gains in later layers, and is never vetoed.
 
     Args:
         gain: share by which an option must be faster; differences below it are noise.
@@ -27,6 +28,8 @@ def veto_slow(tables: Tables, gain: float = 0.02) -> Tables:
 
 
 def _checked(group: Group, gain: float) -> Group:
+    if group.shortens:
+        return group
     kept: list[Option] = []
     reasons: dict[int, str] = {}
     order = sorted(

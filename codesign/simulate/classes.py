@@ -13,7 +13,7 @@ from codesign.simulate.instrument import as_model
 from codesign.simulate.programs import Programs
 from codesign.simulate.segments import cut
 from codesign.simulate.stages import Stage, staged
-from codesign.simulate.stream import Environment, Variant
+from codesign.simulate.stream import LEADER, SIZE, Environment, Variant
 from passes.errors import PassError
 from passes.formats import EXACT
 from passes.lower import PACKED
@@ -43,6 +43,7 @@ class SegmentPrograms:
         self.staged = tuple(staged(self._flow, s) for s in self.segments)
         self.outputs = self._flow.outputs
         self._carried = {c for s in self.segments for c in s.part.context} | set(self.outputs)
+        self._carried |= {LEADER, SIZE}
         self._representative = self._classes()
         models: dict[str, Model] = {}
         for index in sorted(set(self._representative)):
@@ -56,7 +57,7 @@ class SegmentPrograms:
         weights = set(variant.weights) - set(segment.part.weights)
         if weights:
             raise PassError(f"{segment.name} has no such weight", got=", ".join(sorted(weights)))
-        sites = set(variant.seen) - {x.name for x in segment.quantizable}
+        sites = set(variant.seen) - {x.name for x in segment.switchable}
         if sites:
             got = ", ".join(sorted(sites))
             raise PassError(f"no such site in {segment.name}", got=got)
@@ -67,7 +68,7 @@ class SegmentPrograms:
         It takes one sample's environment to the one behind the stage, which holds what is read later.
         """
         stage = self.staged[index].stages[number]
-        kind = "gated" if any(x.name in variant.seen for x in stage.quantizable) else "plain"
+        kind = "gated" if any(x.name in variant.seen for x in stage.switchable) else "plain"
         program = _name(self._representative[index], number, kind)
         bound = self._bind(index, number, program, variant)
         gates = [] if kind == "plain" else self._gates_of(stage, variant)
@@ -82,7 +83,7 @@ class SegmentPrograms:
         return run
 
     def _gates_of(self, stage: Stage, variant: Variant) -> list[tvm.runtime.Tensor]:
-        seen = ((variant.seen.get(x.name, EXACT), gate_shape(x)) for x in stage.quantizable)
+        seen = ((variant.seen.get(x.name, EXACT), gate_shape(x)) for x in stage.switchable)
         return [tvm.runtime.tensor(gate_value(*pair)) for pair in seen]
 
     def _bind(
@@ -122,8 +123,8 @@ class SegmentPrograms:
         models: dict[str, Model] = {}
         for number, stage in enumerate(self.staged[index].stages):
             models[_name(index, number, "plain")] = as_model(self._flow, stage.part)
-            if stage.quantizable:
-                gated = as_model(self._flow, stage.part, stage.quantizable)
+            if stage.switchable:
+                gated = as_model(self._flow, stage.part, stage.switchable)
                 models[_name(index, number, "gated")] = gated
         return models
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tvm import te, tirx
 
 from passes.formats import Seen
-from passes.sites import Attention, Linear
+from passes.sites import Linear, Part
 from targets.kernels.primfunc import dims, f32, prim_func
 from targets.kernels.quantize import SHIFT
 from targets.kernels.quantize_static import code, quantizer
@@ -22,7 +22,7 @@ GATE = 4
 """Rows of a gate."""
 
 
-def gate_shape(site: Linear | Attention) -> tuple[int, int]:
+def gate_shape(site: Part) -> tuple[int, int]:
     """Of the gate of a site: a column for each channel of its input."""
     return (GATE, site.in_features // site.taps if isinstance(site, Linear) else 1)
 

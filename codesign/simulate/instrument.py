@@ -10,26 +10,27 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from codesign.simulate.gates import chosen, gate_shape, gated
 from codesign.simulate.graph import Dataflow, Slice, spec
+from passes.approximate import gelu_of, polynomial
 from passes.int8_attention import core_of
 from passes.lower_attention import attention_call
 from passes.model import Model, TensorSpec
 from passes.patterns import AttentionMatch, Flow
-from passes.sites import Attention, Linear
+from passes.sites import FFN, Attention, Linear, Part
 from targets.kernels.attention_int8 import attention_int8
 from targets.kernels.quantize import quantize_rows
 
 _OPAQUE = 8  # relax's OpPatternKind: nothing is fused into it
 
 
-def as_model(flow: Dataflow, part: Slice, switchable: Sequence[Linear | Attention] = ()) -> Model:
+def as_model(flow: Dataflow, part: Slice, switchable: Sequence[Part] = ()) -> Model:
     """The slice ``part`` as a model: inputs are what is given, the context, then the gates.
 
     Args:
         flow: the graph that ``part`` is a slice of.
         part: the slice.
         switchable: sites that get a gate, an input ``gate.<site>`` that says how a linear layer sees its
-            input, and whether attention is computed by the kernel with int8 products; see
-            `codesign.simulate.gates`.
+            input, whether attention is computed by the kernel with int8 products, and an activation
+            by its replacement; see `codesign.simulate.gates`.
     """
     copy = _Copy(flow, part, switchable)
     outputs = copy.body()
@@ -91,18 +92,22 @@ def _is(value: relax.Expr, op: str) -> bool:
 class _Copy(PyExprMutator):  # type: ignore[misc]
     """Emits the bindings of a slice into a function of its own."""
 
-    def __init__(
-        self, flow: Dataflow, part: Slice, switchable: Sequence[Linear | Attention]
-    ) -> None:
+    def __init__(self, flow: Dataflow, part: Slice, switchable: Sequence[Part]) -> None:
         super().__init__()
         self._flow = flow
         self._part = part
         gates = {s: _parameter(f"gate.{s.name}", gate_shape(s), "float32") for s in switchable}
         self._gates = {s.weight: gate for s, gate in gates.items() if isinstance(s, Linear)}
         self._cores: dict[str, tuple[AttentionMatch, relax.Var]] = {}
+        self._activations: dict[str, relax.Var] = {}
         attentions = {s: gate for s, gate in gates.items() if isinstance(s, Attention)}
-        if attentions:
+        ffns = {s: gate for s, gate in gates.items() if isinstance(s, FFN)}
+        if attentions or ffns:
             self._patterns = Flow(flow.model)
+        for ffn, gate in ffns.items():
+            gelu = gelu_of(self._patterns, ffn)
+            if gelu is not None:
+                self._activations[gelu.name] = gate
         for site, gate in attentions.items():
             match = core_of(self._patterns, site)
             if match is not None:
@@ -120,6 +125,8 @@ class _Copy(PyExprMutator):  # type: ignore[misc]
             with self._bb.dataflow():
                 for binding in self._part.bindings:
                     value = self._gate_product(binding.value, self.visit_expr(binding.value))
+                    if binding.var.name in self._activations:
+                        value = self._gate_gelu(value, self._activations[binding.var.name])
                     if binding.var.name in self._cores:
                         value = self._gate_core(value, *self._cores[binding.var.name])
                     self._at[binding.var.name] = self._bb.emit(value, binding.var.name)
@@ -154,6 +161,13 @@ class _Copy(PyExprMutator):  # type: ignore[misc]
         # opaque, or it would be fused into the exact kernel, which has no schedule with it
         kernel = self._opaque(chosen(spec(match.o).shape), "chosen")
         return relax.call_tir(kernel, operands, match.o.ty)
+
+    def _gate_gelu(self, exact: relax.Expr, gate: relax.Var) -> relax.Expr:
+        """GELU as it is if the gate is open, otherwise the polynomial."""
+        x = exact.args[0]
+        operands = [self._bb.emit(exact), self._bb.emit(polynomial(x, self._bb.emit)), gate]
+        kernel = self._opaque(chosen(spec(x).shape), "chosen")
+        return relax.call_tir(kernel, operands, x.ty)
 
     def _opaque(self, kernel: tirx.PrimFunc, name: str) -> relax.GlobalVar:
         """Add a kernel into which nothing is fused."""

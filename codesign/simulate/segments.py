@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from codesign.simulate.graph import Dataflow, Slice
-from passes.sites import Attention, Linear, Sites
+from passes.approximate import ApproximateConfig
+from passes.sites import FFN, Attention, Linear, Part, Sites
 
 PREFIX, SUFFIX = "prefix", "suffix"
 
@@ -20,6 +21,7 @@ class Segment:
             ``context`` what it reads from the prefix besides (the attention bias).
         linears: its linear sites in order of computation.
         attentions: its attention sites, likewise.
+        ffns: its FFN sites whose activation has a replacement, likewise.
         is_section: True if it is a section of the model, which has decisions of its own.
     """
 
@@ -27,12 +29,13 @@ class Segment:
     part: Slice
     linears: tuple[Linear, ...]
     attentions: tuple[Attention, ...] = ()
+    ffns: tuple[FFN, ...] = ()
     is_section: bool = False
 
     @property
-    def quantizable(self) -> tuple[Linear | Attention, ...]:
-        """The sites that may compute on 8-bit codes."""
-        return (*self.linears, *self.attentions)
+    def switchable(self) -> tuple[Part, ...]:
+        """The sites that may compute in another way."""
+        return (*self.linears, *self.attentions, *self.ffns)
 
 
 def cut(flow: Dataflow, sites: Sites) -> tuple[Segment, ...]:
@@ -78,10 +81,12 @@ def _segment(name: str, part: Slice, sites: Sites, is_section: bool = False) -> 
     """A slice with the sites that lie in it, in order of its weights."""
     linears = {linear.weight: linear for linear in sites.linears}
     attentions = {attention.qkv.weight: attention for attention in sites.attentions}
+    ffns = {f.up.weight: f for f in sites.ffns if f.activation in ApproximateConfig().operators}
     return Segment(
         name,
         part,
         tuple(linears[w] for w in part.weights if w in linears),
         tuple(attentions[w] for w in part.weights if w in attentions),
+        tuple(ffns[w] for w in part.weights if w in ffns),
         is_section,
     )

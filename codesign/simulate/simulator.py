@@ -19,13 +19,24 @@ from numpy.typing import NDArray
 from codesign.simulate.classes import SegmentPrograms
 from codesign.simulate.dense_rows import DenseRows
 from codesign.simulate.moments import gram_of
+from codesign.simulate.segments import SUFFIX
 from codesign.simulate.site_rows import inputs_of, outputs_of
-from codesign.simulate.stream import Array, Environment, RowMask, Stream, Variant, find_row_mask
+from codesign.simulate.stream import (
+    LEADER,
+    Array,
+    Environment,
+    RowMask,
+    Stream,
+    Variant,
+    find_row_mask,
+)
+from codesign.simulate.tokens import given_back, merged
 from codesign.simulate.walk import Walk
 from passes.errors import PassError
 from passes.model import Model
-from passes.sites import Linear, Sites
+from passes.sites import Linear, Sites, encoder_layers
 from passes.solve.gram import Gram
+from passes.tokens import BIAS, with_bias
 from targets.target import Target
 
 DENSE = Variant()
@@ -54,6 +65,10 @@ class Simulator:
         row_mask: str | None = None,
         cache_bytes: int = 2 << 30,
     ) -> None:
+        model, self._bias = _with_bias(model, sites)
+        if self._bias == BIAS:
+            zeros = np.zeros(model.inputs[-1].shape, np.float32)
+            samples = [{**sample, BIAS: zeros} for sample in samples]
         self._programs = SegmentPrograms(model, sites, target)
         self.segments = self._programs.segments
         self._mask = RowMask(samples, row_mask or find_row_mask(model))
@@ -83,10 +98,26 @@ class Simulator:
         """The dense model's activations where they enter ``segment``, of the first ``samples``."""
         return self._streams[self.index(segment)].first(samples)
 
+    def merge(self, stream: Stream, keep: int) -> Stream:
+        """The stream with ``keep`` tokens left where it enters a layer; all are back at the suffix.
+
+        Raises:
+            PassError: no layer, or one from which no tokens can be merged.
+        """
+        segment = self.segments[stream.at]
+        if not segment.is_section or self._bias is None:
+            raise PassError(f"no tokens can be merged at {segment.name}", got=f"{keep} to be kept")
+        (x,), bias = segment.part.given, self._bias
+        fewer = self._pool.map(lambda sample: merged(sample, x, bias, keep), stream.samples)
+        return Stream(stream.at, tuple(fewer), dense=False)
+
     def advance(self, stream: Stream, variant: Variant = DENSE) -> Stream:
         """The stream one segment on, this segment being changed as told."""
         segment = self.segments[stream.at]
         dense = stream.dense and variant.is_nothing
+        if segment.name == SUFFIX and any(LEADER in sample for sample in stream.samples):
+            (x,) = segment.part.given
+            stream = Stream(stream.at, tuple(given_back(s, x) for s in stream.samples), dense)
         if variant.dropped:
             (given,), (wanted,) = segment.part.given, segment.part.wanted
             passed = tuple({**e, wanted: e[given]} for e in stream.samples)
@@ -136,13 +167,13 @@ class Simulator:
         compressed = inputs_of(self._mask, reached, staged.inputs[linear], site)
         if linear in staged.residuals:
             got = outputs_of(self._mask, reached, staged.residuals[linear], site)
-            was = self._dense.residuals(stream.at, site)
+            was = self._mask.averaged(reached, self._dense.residuals(stream.at, site))
             # a residual calls for more damping, so one that is nothing must not be there
             if any((d != g).any() for d, g in zip(was, got, strict=False)):
-                sums = self._dense.sums(stream.at, site)
+                sums = self._mask.averaged(reached, self._dense.sums(stream.at, site))
                 outputs = [d - g for d, g in zip(sums, got, strict=False)]
                 return gram_of(self._pool, self._threads, compressed, outputs=outputs)
-        dense = self._dense.inputs(stream.at, site)[:count]
+        dense = self._mask.averaged(reached, self._dense.inputs(stream.at, site)[:count])
         return gram_of(self._pool, self._threads, compressed, dense)
 
     def _site(self, index: int, linear: str) -> Linear:
@@ -163,9 +194,17 @@ class Simulator:
         names = [n for n in self._programs.outputs if "float" in str(reference[0][n].dtype)]
         return float(np.mean([self._error(n, done, reference) for n in names]))
 
-    def sensitivity(self, segment: str, variant: Variant, samples: int | None = 48) -> float:
-        """``output_error`` of the model with only this segment changed, on some samples."""
-        return self.output_error(self.advance(self.dense_stream(segment, samples), variant))
+    def sensitivity(
+        self, segment: str, variant: Variant, samples: int | None = 48, keep: int | None = None
+    ) -> float:
+        """``output_error`` of the model with only this segment changed, on some samples.
+
+        Args:
+            keep: tokens left from its input on; None for all.
+        """
+        stream = self.dense_stream(segment, samples)
+        stream = stream if keep is None else self.merge(stream, keep)
+        return self.output_error(self.advance(stream, variant))
 
     def _error(
         self, name: str, done: Sequence[Environment], reference: Sequence[Environment]
@@ -177,3 +216,12 @@ class Simulator:
             error += float(np.square(y - dense).sum())
             power += float(np.square(dense).sum())
         return error / power if power else error
+
+
+def _with_bias(model: Model, sites: Sites) -> tuple[Model, str | None]:
+    """The model whose attention reads a bias, and its name; None if no tokens can be merged."""
+    layers = encoder_layers(sites.layers)
+    try:
+        return with_bias(model, layers) if layers else (model, None)
+    except PassError:
+        return model, None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from codesign.simulate.graph import Dataflow, Slice
 from codesign.simulate.instrument import probe_input, residual_input
 from codesign.simulate.segments import Segment
-from passes.sites import Attention, Linear
+from passes.sites import Part
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Stage:
 
     Attributes:
         part: its slice; ``wanted`` is what later stages or segments read of what it computes.
-        quantizable: the sites in it that may compute on 8-bit codes.
+        switchable: the sites in it that may compute in another way.
         kept: names that later stages of the segment still read, from this stage or before it.
     """
 
     part: Slice
-    quantizable: tuple[Linear | Attention, ...]
+    switchable: tuple[Part, ...]
     kept: frozenset[str]
 
 
@@ -98,5 +98,6 @@ def _stage(
     wanted = tuple(b.var.name for b in bindings if b.var.name in needed)
     found = [site for site in segment.linears if site.weight in weights]
     cores = [site for site in segment.attentions if site.qkv.weight in weights]
+    ffns = [site for site in segment.ffns if site.up.weight in weights]
     part = Slice(given, (), weights, wanted, bindings)
-    return Stage(part, (*found, *cores), frozenset(needed - set(flow.model.weights)))
+    return Stage(part, (*found, *cores, *ffns), frozenset(needed - set(flow.model.weights)))

@@ -47,7 +47,7 @@ class Walk:
         for number in range(stages):
             stage = self._programs.staged[self._index].stages[number]
             weights = [variant.weights.get(w) for w in stage.part.weights]
-            names = [x.name for x in stage.quantizable]
+            names = [x.name for x in stage.switchable]
             seen = {name: variant.seen[name] for name in names if name in variant.seen}
             if number < len(self._done) and self._done[number].holds(weights, seen):
                 continue

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from codesign.measurement import Protocol
 from codesign.worker.load import LoadMeter
+from targets.kernels.linear_bf16 import bf16_bits, bf16_values
 
 Answer = tuple[Any, list[memoryview]]
 
@@ -132,7 +133,10 @@ def _runnable(params: Mapping[str, Any], seed: int) -> Runnable:
 
 
 def _random(arg: Mapping[str, Any], rng: np.random.Generator) -> NDArray[np.generic]:
-    """Random values that are valid for an argument; outputs start as values nobody computes."""
+    """Random values that are valid for an argument; outputs start as values nobody computes.
+
+    Kernels take bfloat16 as uint16, and nothing else.
+    """
     shape, dtype = tuple(arg["shape"]), np.dtype(arg["dtype"])
     if dtype.kind == "f":
         if arg["output"]:
@@ -140,6 +144,8 @@ def _random(arg: Mapping[str, Any], rng: np.random.Generator) -> NDArray[np.gene
         return rng.standard_normal(shape).astype(dtype)
     if dtype.kind == "b":
         return rng.random(shape) < 0.5
+    if dtype == np.uint16 and not arg["output"]:
+        return bf16_bits(rng.standard_normal(shape).astype(np.float32))
     if arg["output"]:
         return np.full(shape, np.iinfo(dtype).max, dtype)
     low, high = (0, arg["bound"]) if arg.get("bound") else _integers(dtype)
@@ -152,7 +158,7 @@ def _integers(dtype: np.dtype[Any]) -> tuple[int, int]:
 
 
 def _probe(array: NDArray[np.generic]) -> list[float | None]:
-    """Values spread over an output; None for one that is not finite."""
-    flat = array.reshape(-1)
+    """Values spread over an output, uint16 as bfloat16; None for one that is not finite."""
+    flat = (bf16_values(array.view(np.uint16)) if array.dtype == np.uint16 else array).reshape(-1)
     step = max(1, flat.size // _PROBES)
     return [float(v) if np.isfinite(v) else None for v in flat[::step][:_PROBES]]

@@ -82,8 +82,10 @@ class ChannelGraph:
         return self._weights.get(expr) if isinstance(expr, relax.Var) else None
 
     def add(self, tensor: relax.Expr) -> None:
-        """Make the axes of a tensor nodes."""
+        """Make the axes of a tensor nodes, if they are none yet."""
         for axis, size in enumerate(shape_of(tensor)):
+            if (tensor, axis) in self.axes:
+                continue
             self.axes.add_node((tensor, axis), first=self._count)
             self._count += size
 
@@ -128,6 +130,8 @@ class ChannelGraph:
 
     def free(self, axis: Axis) -> bool:
         """True if some position of the axis is in a unit without a pinned position."""
+        if axis in self.pins:
+            return False
         near = self.axes.subgraph(nx.node_connected_component(self.axes, axis))
         pairs = [t for _, _, ties in near.edges(data="ties") for t in ties]
         units = self._connected(pairs, self._count)

@@ -34,6 +34,9 @@ def channel_graph(model: Model) -> ChannelGraph:
         var, value = binding.var, binding.value
         if _is_tensor(var):
             graph.add(var)
+        for constant in _constants(value):
+            graph.add(constant)
+            graph.pin(constant, "a constant of the graph has them")
         if _name(value) in VIEWS:
             views.append((var, value))
         else:
@@ -49,12 +52,8 @@ def channel_graph(model: Model) -> ChannelGraph:
 def _elementwise(graph: ChannelGraph, var: relax.Var, call: relax.Call) -> None:
     """Axes are aligned from the last; one of size 1 meets any other."""
     for operand in call.args:
-        if not _is_tensor(operand):
-            continue
-        if isinstance(operand, tvm.ir.GenericConst) and (operand, 0) not in graph.axes:
-            graph.add(operand)
-            graph.pin(operand, "a constant of the graph has them")
-        _tie_aligned(graph, operand, var)
+        if _is_tensor(operand):
+            _tie_aligned(graph, operand, var)
     if _name(call) == "relax.add" and call.args[0] in graph.sites:
         bias = graph.weight(call.args[1])
         if bias is not None and len(shape_of(call.args[1])) == 1:
@@ -247,6 +246,18 @@ def _unknown(graph: ChannelGraph, var: relax.Var, value: relax.Expr) -> None:
             graph.pin(expr, reason)
         elif not _is_tensor(expr) and expr is not var:
             pending += relax.analysis.free_vars(graph.value(expr))
+
+
+def _constants(value: relax.Expr) -> list[relax.Expr]:
+    """The tensors written into an expression."""
+    found: list[relax.Expr] = []
+
+    def visit(expr: relax.Expr) -> None:
+        if isinstance(expr, tvm.ir.GenericConst) and _is_tensor(expr):
+            found.append(expr)
+
+    relax.analysis.post_order_visit(value, visit)
+    return found
 
 
 def _axes(axes: Sequence[Any], rank: int) -> list[int]:

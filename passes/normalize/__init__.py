@@ -2,18 +2,35 @@
 
 The function is read once, operator by operator, while every value is either a known array or a view
 of a tensor already written (``interpret.py``). Views are composed as data (``views.py``) and move
-through layers that work on the last axis, so that the reshapes and transposes of each exporter
-cancel; the decomposed forms of GELU, layer normalisation and attention are recognised when their
-last operator arrives. What no rule knows stays as it is.
+through layers that work on the last axis, and through convolutions and pools, which work on images
+with channels last, so that the reshapes and transposes of each exporter cancel; the decomposed forms
+of activations, layer normalisation and attention are recognised when their last operator arrives.
+Vectors that scale or shift the result of a layer are then folded into it (``scale.py``). What no
+rule knows stays as it is.
 
 The canonical form:
 
-- linear: ``R.matmul(x, R.permute_dims(W, [1, 0]))`` on x of any rank, W a weight [N, K]; then
+- linear: ``R.matmul(x, R.permute_dims(W, [1, 0]))`` on x of any rank from 2, W a weight [N, K]; then
   ``R.add(y, b)`` with b a weight [N] in second place;
-- ``R.nn.gelu``, ``R.nn.gelu_tanh``, ``R.nn.relu``; ``R.nn.layer_norm(axes=[-1])``; embeddings
-  ``R.take(W, ids, axis=0)``;
+- convolution: ``R.nn.conv2d(x, W, data_layout="NHWC", kernel_layout="OIHW", out_layout="NHWC")`` with
+  padding [top, left, bottom, right], x [N, H, W, C], W a weight [O, C / groups, kh, kw]; then
+  ``R.add(y, b)`` with b a weight [O]. Of one position at stride 1 it is a linear layer; so is one of
+  windows side by side on an image that has to be moved anyway, on x [N, rows, columns, C kh kw];
+  zero padding before it is its own; sequences are images of height 1;
+- batch norm is in W and b; where there is no such layer before it, or others read that layer too,
+  it is ``R.multiply`` and ``R.add`` by weights [C];
+- images lie [N, H, W, C] between such layers: ``R.nn.max_pool2d``, ``R.nn.avg_pool2d`` and
+  ``R.nn.adaptive_avg_pool2d`` with layout "NHWC" and without rounding up of max pools, ``R.concat``
+  on the last axis, the global mean ``R.mean(x, axis=[1, 2])`` [N, C]; columns of a linear layer on a
+  flattened image are in the order (row, column, channel);
+- ``R.nn.gelu``, ``R.nn.gelu_tanh``, ``R.nn.silu``, ``R.nn.relu``, other limits ``R.clip``; hard sigmoid
+  ``R.clip(R.add(R.multiply(x, 1/6), 1/2), 0, 1)``, hard swish x times that;
+- ``R.nn.layer_norm(axes=[-1])``; embeddings ``R.take(W, ids, axis=0)``;
 - ``R.nn.attention`` on [B, S, H, D] with an explicit scale, its result reshaped to [B, S, H * D];
-- each linear and each normalisation has weights of its own, used nowhere else;
+- quantised models: activations ``R.dequantize(R.quantize(x, s, z), s, z)`` with numbers s and z,
+  weights ``R.dequantize(codes, scale, zero, axis=0)`` in place of W, codes an int8 weight of W's shape
+  (``quantization.py``);
+- each linear layer, convolution and normalisation has weights of its own, used nowhere else;
 - whatever depends on no input is a constant or a weight; nothing is unused.
 """
 

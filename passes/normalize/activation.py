@@ -58,7 +58,8 @@ def _hard_sigmoid(graph: Graph, gate: relax.Expr) -> relax.Expr | None:
         return None
     dtype = str(gate.ty.dtype)
     sixth = graph.emit(relax.op.multiply(add.args[0], relax.const(1 / 6, dtype)))
-    return graph.emit(relax.op.clip(graph.emit(relax.op.add(sixth, relax.const(0.5, dtype))), 0, 1))
+    shifted = graph.emit(relax.op.add(sixth, relax.const(0.5, dtype)))
+    return graph.emit(relax.op.clip(shifted, 0.0, 1.0))
 
 
 def _close(a: float, b: float) -> bool:

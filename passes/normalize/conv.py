@@ -12,7 +12,8 @@ from tvm import relax
 from passes.normalize.graph import Graph
 from passes.normalize.image import TO_NCHW, TO_NHWC, channels_first, channels_last, turned
 from passes.normalize.linear import linear
-from passes.normalize.values import Static, Tensor, Value, shape_of
+from passes.normalize.values import Tensor, Value, shape_of
+from passes.normalize.weight import Weight, moved, weight_of, written
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class _Geometry:
 
 
 def _conv2d(graph: Graph, call: relax.Call, args: list[Any]) -> Value | None:
-    x, weight = args
-    attrs = call.attrs
-    if not isinstance(x, Tensor) or not _is_known(weight) or attrs.kernel_layout != "OIHW":
+    x, attrs = args[0], call.attrs
+    weight = weight_of(graph, args[1], outputs=0)
+    if not isinstance(x, Tensor) or weight is None or attrs.kernel_layout != "OIHW":
         return None
     top, left, bottom, right = (int(p) for p in attrs.padding)
     geometry = _Geometry(
@@ -52,10 +53,10 @@ def _conv2d(graph: Graph, call: relax.Call, args: list[Any]) -> Value | None:
 
 def _conv1d(graph: Graph, call: relax.Call, args: list[Any]) -> Value | None:
     """A convolution over images of height 1."""
-    x, weight = args
-    attrs = call.attrs
+    x, attrs = args[0], call.attrs
+    weight = weight_of(graph, args[1], outputs=0)
     layouts = (attrs.data_layout, attrs.kernel_layout, attrs.out_layout)
-    if not isinstance(x, Tensor) or not _is_known(weight) or layouts != ("NCW", "OIW", "NCW"):
+    if not isinstance(x, Tensor) or weight is None or layouts != ("NCW", "OIW", "NCW"):
         return None
     batch, channels, length = x.shape
     image = x.reshape((batch, channels, 1, length))
@@ -68,15 +69,11 @@ def _conv1d(graph: Graph, call: relax.Call, args: list[Any]) -> Value | None:
         (1, int(attrs.dilation[0])),
         int(attrs.groups),
     )
-    kernel = Static(weight.array[:, :, None], weight.name)
+    kernel = moved(weight, lambda array: array[:, :, None])
     return convolution(graph, image, kernel, geometry).reshape(shape_of(call))
 
 
-def _is_known(weight: Value) -> bool:
-    return isinstance(weight, Static) and weight.array.dtype.kind == "f"
-
-
-def convolution(graph: Graph, x: Tensor, weight: Static, geometry: _Geometry) -> Tensor:
+def convolution(graph: Graph, x: Tensor, weight: Weight, geometry: _Geometry) -> Tensor:
     """The convolution of [N, C, H, W] with a weight [O, C / groups, kh, kw], seen as [N, O, H, W].
 
     One of 1 x 1 at every place is a linear layer. So is one of windows side by side (the patches
@@ -90,7 +87,7 @@ def convolution(graph: Graph, x: Tensor, weight: Static, geometry: _Geometry) ->
         return _linear(graph, x, weight)
     y = relax.op.nn.conv2d(
         channels_last(graph, x),
-        graph.weight(weight, "conv"),
+        written(graph, weight, "conv"),
         strides=geometry.strides,
         padding=geometry.padding,
         dilation=geometry.dilation,
@@ -102,7 +99,7 @@ def convolution(graph: Graph, x: Tensor, weight: Static, geometry: _Geometry) ->
     return channels_first(graph, y)
 
 
-def _linear(graph: Graph, x: Tensor, weight: Static) -> Tensor:
+def _linear(graph: Graph, x: Tensor, weight: Weight) -> Tensor:
     """The product of W, flattened, with each of the windows that tile the image."""
     batch, channels, height, width = x.shape
     outputs, _, kh, kw = weight.shape
@@ -115,7 +112,7 @@ def _linear(graph: Graph, x: Tensor, weight: Static) -> Tensor:
     shape = (batch, rows, columns, channels * kh * kw)
     flat = patches.reshape(shape) or Tensor.of(graph.read(patches)).reshape(shape)
     assert flat is not None
-    matrix = Static(weight.array.reshape(outputs, -1), weight.name)
+    matrix = moved(weight, lambda array: array.reshape(outputs, -1))
     return turned(graph, linear(graph, flat, matrix, (*shape[:3], outputs)), TO_NCHW)
 
 

@@ -115,7 +115,7 @@ def _on_base(tensors: list[Tensor], operands: list[Any]) -> tuple[View, list[Any
     known operand would have to be repeated on the base.
     """
     view = tensors[0].view
-    base: View | None = View.of(view.base)
+    base = View.of(view.base)
     if not all(t.view.base == view.base and t.view.steps() == view.steps() for t in tensors):
         wide = np.broadcast_shapes(*(t.view.shape for t in tensors))
         found = next((t.view for t in tensors if t.view.shape == wide and t.view.turned), None)

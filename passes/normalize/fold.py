@@ -82,6 +82,25 @@ def _arange(call: relax.Call, args: Args) -> Array:
     return np.arange(*(a.value for a in args))
 
 
+def _quantize(call: relax.Call, args: Args) -> Array:
+    x, scale, zero = args
+    info = np.iinfo(str(call.attrs.out_dtype))
+    codes = np.round(x / _along(call, scale)) + _along(call, zero).astype(np.float32)
+    return np.clip(codes, info.min, info.max)
+
+
+def _dequantize(call: relax.Call, args: Args) -> Array:
+    codes, scale, zero = args
+    return (codes.astype(np.int64) - _along(call, zero)).astype(np.float32) * _along(call, scale)
+
+
+def _along(call: relax.Call, numbers: Array) -> Array:
+    """One number, or one for each index of the axis of ``call``, as it broadcasts to its result."""
+    rank = len(shape_of(call))
+    axis = int(call.attrs.axis) % max(rank, 1)
+    return numbers.reshape([-1 if i == axis and numbers.size > 1 else 1 for i in range(rank)])
+
+
 def _view(call: relax.Call, args: Args) -> Array:
     return args[0].reshape(shape_of(call))
 
@@ -118,5 +137,7 @@ _NUMPY: Mapping[str, Callable[[relax.Call, Args], Array]] = {
     "relax.bitwise_and": lambda c, a: a[0] & a[1],
     "relax.bitwise_or": lambda c, a: a[0] | a[1],
     "relax.where": lambda c, a: np.asarray(np.where(a[0], a[1], a[2])),
+    "relax.quantize": _quantize,
+    "relax.dequantize": _dequantize,
     "relax.isnan": lambda c, a: np.isnan(a[0]),
 }

@@ -108,6 +108,11 @@ class Graph:
         return self._read[key]
 
     def _write(self, value: Tensor) -> relax.Var:
+        call = self.producer(value.var, "dequantize")
+        if call is not None and isinstance(call.args[0], relax.Var) and _of_one_scale(call):
+            # codes are what is moved: they are smaller, and the next layer may read them as they are
+            codes = self.read(Tensor(call.args[0], value.view, value.broadcast))
+            return self.emit(relax.Call(call.op, [codes, *call.args[1:]], call.attrs))
         first, axes, shape = value.view.steps()
         order = value.view.axis_order()
         if axes is not None and order is not None:
@@ -158,6 +163,10 @@ class Graph:
         var = relax.Var(name, relax.TensorType(array.shape, str(array.dtype)))
         self.weights[var] = array
         return var
+
+
+def _of_one_scale(call: relax.Call) -> bool:
+    return all(a.ty.ndim == 0 for a in call.args[1:])
 
 
 def _is_weight(value: Static) -> bool:

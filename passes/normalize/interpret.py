@@ -23,6 +23,7 @@ from passes.normalize import (
     linear,
     norm,
     pool,
+    quantization,
     reduce,
     shapes,
 )
@@ -43,6 +44,7 @@ RULES: Mapping[str, Rule] = {
     **linear.RULES,
     **conv.RULES,
     **pool.RULES,
+    **quantization.RULES,
     **norm.RULES,
     **batch_norm.RULES,
     **attention.RULES,
@@ -96,7 +98,7 @@ class Interpreter:
         if call.op.name == "relax.shape_of":
             assert isinstance(args[0], Tensor | Static)
             return relax.ShapeExpr(list(args[0].shape))
-        if all(_is_known(arg) for arg in args):
+        if all(_is_known(arg) for arg in args) and not quantization.stays_codes(call, args):
             folded = _fold(call, args)
             if folded is not None:
                 return folded
@@ -128,11 +130,15 @@ def _is_known(value: Value) -> bool:
 
 
 def _fold(call: relax.Call, args: list[Value]) -> Value | None:
-    """The known result; it keeps the name of the weight that it is made of, if that is only one."""
+    """The known result; it keeps the name of the weight that it is made of, if that is only one.
+
+    What is made of codes is called like the codes.
+    """
     arrays = evaluate(call, [_plain(arg) for arg in args])
     if arrays is None:
         return None
-    names = {arg.name for arg in args if isinstance(arg, Static) and arg.name}
+    named = args[:1] if call.op.name == "relax.dequantize" else args
+    names = {arg.name for arg in named if isinstance(arg, Static) and arg.name}
     name = names.pop() if len(names) == 1 else ""
     folded = tuple(Static(array, name) for array in arrays)
     return folded if isinstance(call.ty, relax.TupleType) else folded[0]

@@ -7,6 +7,7 @@ came, and layer scale too.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,7 @@ def fold_scales(model: Model) -> Model:
         return model
     weights = dict(model.weights)
     for _, chain in folded.values():
-        array = weights[chain.weight]
+        array: NDArray[Any] = weights[chain.weight]
         rows = chain.scale.reshape(-1, *[1] * (array.ndim - 1))
         weights[chain.weight] = (array * rows).astype(array.dtype)
         weights[chain.bias] = chain.shift.astype(array.dtype)

@@ -11,6 +11,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
+from numpy.typing import NDArray
+
 Shape = tuple[int, ...]
 
 
@@ -112,6 +115,12 @@ class View:
         first = tuple(prod(self.atoms[a] for a in runs[r]) for r in by_base)
         return first, tuple(by_base.index(r) for r in range(len(runs))), self.shape
 
+    def read(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        """What the view shows of an array of the base's shape."""
+        first, axes, shape = self.steps()
+        split = array.reshape(first)
+        return (split if axes is None else split.transpose(axes)).reshape(shape)
+
     def sorted_last(self) -> tuple[View, tuple[Shape, tuple[int, ...]]] | None:
         """This view with its last axis in the order in which the base has it.
 
@@ -132,8 +141,8 @@ class View:
     def trailing(self) -> View | None:
         """The base reshaped so that its last axis is this view's; None if that is elsewhere.
 
-        The leading axes of the base keep their order: what a product over the last axis may read
-        instead of the view.
+        The leading axes of the base keep their order, and one is always there: what a product over
+        the last axis may read instead of the view.
         """
         if not self.shape:
             return None
@@ -150,7 +159,7 @@ class View:
                 break
             lead.append(prod(self.atoms[a] for a in group if a < first) if group else axis)
             missing //= lead[-1]
-        return View.of(self.base).reshape((*lead, self.shape[-1]))
+        return View.of(self.base).reshape((*(lead or [1]), self.shape[-1]))
 
     def axis_order(self) -> tuple[int, ...] | None:
         """The axis of the base that each axis of the view is; None unless it only permutes axes."""

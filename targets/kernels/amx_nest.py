@@ -113,7 +113,7 @@ class Nest:
             inside = inside.body
         try:
             store = inside.block.body
-            a, b = store.value.b.a.value, store.value.b.b.value  # sum + cast(a) * cast(b)
+            a, b = _load_in(store.value.b.a), _load_in(store.value.b.b)  # sum + a * b
             groups, rows, outputs, group = (int(lo.extent) for lo in loops[1:])
             operands = (Operand(x, loops, inside, analyzer) for x in (store, a, b))
             nest = cls(groups, rows, outputs, group, *operands)
@@ -201,6 +201,14 @@ class Nest:
             tvm.ir.Range.from_min_extent(at, index(e)) for at, e in zip(first, extents, strict=True)
         ]
         return sums, tirx.BufferRegion(source, ranges)
+
+
+def _load_in(factor: tirx.Expr) -> tvm.ir.TensorLoad:
+    """The one element that a factor reads, however it is converted. ValueError if there are others."""
+    found: list[tvm.ir.TensorLoad] = []
+    tvm_ffi.structural_walk(factor, [(tvm.ir.TensorLoad, found.append)], order="post")
+    (load,) = found
+    return load
 
 
 def call(name: str, *arguments: tirx.Expr) -> tirx.Evaluate:

@@ -15,12 +15,16 @@ from targets.kernels import (
     attention,
     attention_int8,
     conv,
+    conv_depthwise,
+    conv_pattern,
     conv_sparse,
     linear,
+    linear_bf16,
     linear_int8,
     linear_sparse,
     linear_sparse_int8,
     linear_weight_only,
+    merge_tokens,
     norm,
     quantize,
     rows,
@@ -29,6 +33,8 @@ from targets.kernels import (
     tile,
     tile_amx,
     tile_conv,
+    tile_depthwise,
+    tile_pattern,
 )
 from targets.kernels.blocks import UnsuitedError, new_schedule, reason
 from targets.kernels.default import default_schedule
@@ -50,11 +56,23 @@ def float_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
         yield partial(tile.tile_product, target=target, tile=point)
 
 
+def amx_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All tiles of AMX worth trying for a dense product of groups of four bytes."""
+    for point in tile_amx.amx_tiles(func, target):
+        yield partial(tile_amx.tile_product_amx, target=target, tile=point)
+
+
+def bf16_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All register tiles worth trying for a bfloat16 product, those of AMX first."""
+    yield from amx_space(func, target)
+    for point in tile.tiles(func, target, int8=False):
+        yield partial(tile.tile_product_bf16, target=target, tile=point)
+
+
 def int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
     """All register tiles worth trying for an int8 product, those of AMX first."""
     if space_name(func) == linear_int8.FAMILY_NAME:
-        for point in tile_amx.amx_tiles(func, target):
-            yield partial(tile_amx.tile_product_amx, target=target, tile=point)
+        yield from amx_space(func, target)
     for point in tile.tiles(func, target, int8=True):
         yield partial(tile.tile_product_int8, target=target, tile=point)
 
@@ -69,6 +87,18 @@ def conv_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
     """All register tiles worth trying for a float32 convolution."""
     for point in tile_conv.conv_tiles(func, target):
         yield partial(tile_conv.tile_conv, target=target, tile=point)
+
+
+def depthwise_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All register tiles worth trying for a depthwise convolution."""
+    for point in tile_depthwise.depthwise_tiles(func, target):
+        yield partial(tile_depthwise.tile_depthwise, target=target, tile=point)
+
+
+def pattern_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All tiles worth trying for a convolution with a pattern for each kernel."""
+    for vectors in tile_pattern.pattern_tiles(func, target):
+        yield partial(tile_pattern.tile_pattern, target=target, vectors=vectors)
 
 
 def row_space(first: int, func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
@@ -90,19 +120,28 @@ def attention_int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]
         yield partial(attend_int8.schedule_attention_int8, target=target, point=point)
 
 
+def written_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """The one schedule of a kernel whose loops were written by hand."""
+    yield lambda sch: None
+
+
 _SPACES: dict[str, Space] = {
     linear.FAMILY_NAME: float_space,
     linear_sparse.FAMILY_NAME: float_space,
+    linear_bf16.FAMILY_NAME: bf16_space,
     linear_int8.FAMILY_NAME: int8_space,
     linear_sparse_int8.FAMILY_NAME: int8_space,
     linear_weight_only.FAMILY_NAME: stream_space,
     conv.FAMILY_NAME: conv_space,
     conv_sparse.FAMILY_NAME: conv_space,
+    conv_depthwise.FAMILY_NAME: depthwise_space,
+    conv_pattern.FAMILY_NAME: pattern_space,
     quantize.FAMILY_NAME: partial(row_space, 2),
     norm.FAMILY_NAME: partial(row_space, 4),
     softmax.FAMILY_NAME: partial(row_space, 1),
     attention.FAMILY_NAME: attention_space,
     attention_int8.FAMILY_NAME: attention_int8_space,
+    merge_tokens.FAMILY_NAME: written_space,
 }
 
 

@@ -120,8 +120,8 @@ def reads_whole_strips(func: tirx.PrimFunc) -> tirx.PrimFunc:
     def widened(read: tvm.ir.TensorRegion) -> tvm.ir.TensorRegion:
         if not read.source.same_as(strips):
             return read
-        image, strip, _ = (r.min for r in read.region)
-        return strips[image, strip, 0 : strips.shape[2]]
+        image, strip, *_ = (r.min for r in read.region)
+        return strips[(image, strip, *(slice(0, extent) for extent in strips.shape[2:]))]
 
     def visit(block: s_tir.SBlock) -> s_tir.SBlock:
         if FAMILY not in block.annotations:

@@ -27,6 +27,8 @@ from targets.kernels.blocks import (
     written,
 )
 from targets.kernels.intrin import dot_name, madd_name
+from targets.kernels.intrin_bf16 import DOT2_CODE, IMPORT, dot2_name
+from targets.kernels.intrin_load import load_name
 from targets.kernels.linear import ROW_SLACK, row_position
 from targets.target import Target
 
@@ -72,12 +74,32 @@ def row_options(rows: int, columns: int, target: Target) -> list[int]:
 
 def tile_product(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
     """Schedule a fused float32 matrix product, dense or sparse."""
-    anchor, inside = open_tile(sch, target, tile)
-    (*_, r, o, j), (k,) = bring(sch, anchor, inside)
-    sch.reorder(o, k, r, j)
+    multiply_in_tile(sch, *open_tile(sch, target, tile))
+
+
+def multiply_in_tile(sch: s_tir.Schedule, anchor: Block, inside: Loop) -> None:
+    """Bring a float32 product under the loop ``inside`` over tiles, its accumulators into registers."""
+    (*_, r, o, j), reduction = bring(sch, anchor, inside)
+    sch.reorder(o, *reduction, r, j)
     sch.unroll(r)
     sch.vectorize(j)
-    clear_accumulators(sch, anchor, k)
+    clear_accumulators(sch, anchor, reduction[0])
+    load_ahead(sch, anchor, reduction[-1])
+
+
+def load_ahead(sch: s_tir.Schedule, anchor: Block, step: Loop) -> None:
+    """Load the weights of one ``step`` of the product into registers, and prefetch later ones."""
+    block = sch.get(anchor)
+    width = int(written(sch, anchor).shape[-1])
+    output = next(a.var for a in reversed(block.iter_vars) if a.iter_type == tirx.IterVar.DataPar)
+    load = load_name(width)
+    for position, read in enumerate(block.reads):
+        along = read.region[-1].min.same_as(output)
+        if load and along and not read.source.same_as(written(sch, anchor)):
+            weights = sch.cache_read(anchor, position, "local")
+            sch.compute_at(weights, step, preserve_unit_loops=True)
+            sch.tensorize(sch.get_loops(weights)[-1], load)
+            return
 
 
 def tile_product_int8(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
@@ -86,22 +108,41 @@ def tile_product_int8(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
     nb = int(written(sch, anchor).shape[-1])
     dot, madd = dot_name(target), madd_name(target)
     if dot is not None and nb % target.lanes == 0:
-        dot_by_four(sch, anchor, inside, target.lanes, dot)
+        dot_by_group(sch, anchor, inside, target.lanes, dot)
     elif madd is not None and nb % (target.lanes // 2) == 0:
         madd_by_two(sch, anchor, inside, target.lanes // 2, madd)
     else:
-        (*_, r, o, j), (g, i) = bring(sch, anchor, inside)
-        sch.reorder(o, g, r, i, j)
-        sch.unroll(r)
-        sch.unroll(i)
-        sch.vectorize(j)
-        clear_accumulators(sch, anchor, g)
+        group_by_group(sch, anchor, inside)
 
 
-def dot_by_four(
+def tile_product_bf16(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
+    """Schedule a fused bfloat16 matrix product with what the target has for it."""
+    anchor, inside = open_tile(sch, target, tile)
+    nb = int(written(sch, anchor).shape[-1])
+    dot = dot2_name(target)
+    if dot is not None and nb % target.lanes == 0:
+        sch.annotate(dot_by_group(sch, anchor, inside, target.lanes, dot), IMPORT, DOT2_CODE)
+    else:
+        group_by_group(sch, anchor, inside)
+
+
+def group_by_group(sch: s_tir.Schedule, anchor: Block, inside: Loop) -> None:
+    """The product of groups of inputs by ordinary multiplication."""
+    (*_, r, o, j), (g, i) = bring(sch, anchor, inside)
+    sch.reorder(o, g, r, i, j)
+    sch.unroll(r)
+    sch.unroll(i)
+    sch.vectorize(j)
+    clear_accumulators(sch, anchor, g)
+
+
+def dot_by_group(
     sch: s_tir.Schedule, anchor: Block, inside: Loop, lanes: int, intrinsic: str
-) -> None:
-    """The product by an instruction that adds four products to each of ``lanes`` accumulators."""
+) -> Loop:
+    """The product by an instruction that adds those of a group to each of ``lanes`` accumulators.
+
+    Returns the loop over groups.
+    """
     (*_, r, o, j), (g, i) = bring(sch, anchor, inside)
     jo, ji = sch.split(j, [None, lanes])
     sch.reorder(o, g, r, jo, ji, i)
@@ -112,6 +153,7 @@ def dot_by_four(
     sch.vectorize(sch.fuse(outer, inner))
     hide_indices(sch, anchor)
     sch.tensorize(ji, intrinsic)
+    return g
 
 
 def madd_by_two(

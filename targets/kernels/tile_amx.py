@@ -30,7 +30,7 @@ FEWEST_GROUPS = SIDE // 4
 """Groups of inputs in a step below which a tile is too empty to be worth trying."""
 
 COPIED = 64
-"""Bytes of a row that are copied at once."""
+"""Numbers of a row that are copied at once."""
 
 
 def amx_tiles(func: tirx.PrimFunc, target: Target) -> list[Tile]:
@@ -71,18 +71,14 @@ def shares(sch: s_tir.Schedule, target: Target, tile: Tile) -> int:
 
 def repeat_last_row(sch: s_tir.Schedule, anchor: Block) -> None:
     """Copy the activations with rows beyond the end, so that every tile of them is whole in memory."""
-    activations = sch.get(anchor).body.value.b.a.value
-    position = next(
-        n for n, r in enumerate(sch.get(anchor).reads) if r.source.same_as(activations.source)
-    )
-    size = gcd(int(activations.source.shape[-1]), COPIED)
+    activations = sch.get(anchor).reads[0].source
+    group = extent(sch, sch.get_loops(anchor)[-1])
 
     def place(*axes: tirx.Var) -> tuple[tirx.Expr, ...]:
         *rows, _, _, g, i = axes
         return (*rows, g * group + i)
 
-    group = extent(sch, sch.get_loops(anchor)[-1])
-    axes = len(sch.get(anchor).iter_vars)
-    order = tirx.IndexMap.from_func(place, ndim=axes, index_dtype="int64")
-    copy = sch.reindex_cache_read(anchor, position, "global", order)
-    vectorize_last(sch, copy, size)
+    count = len(sch.get(anchor).iter_vars)
+    order = tirx.IndexMap.from_func(place, ndim=count, index_dtype="int64")
+    copy = sch.reindex_cache_read(anchor, 0, "global", order)
+    vectorize_last(sch, copy, gcd(int(activations.shape[-1]), COPIED))

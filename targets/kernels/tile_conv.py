@@ -22,7 +22,7 @@ from targets.kernels.blocks import (
     written,
 )
 from targets.kernels.strip import STRIP_COLUMNS
-from targets.kernels.tile import ROW_OPTIONS, clear_accumulators, row_options
+from targets.kernels.tile import ROW_OPTIONS, multiply_in_tile, row_options
 from targets.target import Target
 
 
@@ -92,11 +92,7 @@ def tile_conv(sch: s_tir.Schedule, target: Target, tile: ConvTile) -> None:
         vectorize_last(sch, node.block, vector)
     sch.unroll(ci)
     vectorize_last(sch, last, vector)
-    (*_, c, o, j), reduction = bring(sch, anchor.block, inside)
-    sch.reorder(o, *reduction, c, j)
-    sch.unroll(c)
-    sch.vectorize(j)
-    clear_accumulators(sch, anchor.block, reduction[0])
+    multiply_in_tile(sch, anchor.block, inside)
     if strips and (target.threads == 1 or home is not strip):
         sch.compute_at(strips.block, home, preserve_unit_loops=True)
         fill_strips(sch, strips.block, target)
@@ -107,13 +103,14 @@ def tile_conv(sch: s_tir.Schedule, target: Target, tile: ConvTile) -> None:
 def fill_strips(sch: s_tir.Schedule, strips: Block, target: Target) -> Loop:
     """Schedule the copy of the image into strips; return the loop over rows, outer ones included.
 
-    Channels are copied by whole vectors where they fill one; the rest is left to LLVM.
+    The columns within the image are a loop of their own, without a condition: LLVM makes one copy of it.
     """
     channels = int(sch.get(strips).reads[0].source.shape[3])
     wide = int(sch.get(strips).annotations[STRIP_COLUMNS])
     *outer, flat = sch.get_loops(strips)[-3:]
     position, channel = sch.split(flat, [None, channels])
-    row, _ = sch.split(position, [None, wide])
+    row, column = sch.split(position, [None, wide])
+    sch.annotate(column, "pragma_loop_partition_hint", 1)
     lanes = gcd(channels, target.lanes)
     if lanes > 2:
         sch.vectorize(sch.split(channel, [None, lanes])[1])

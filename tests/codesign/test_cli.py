@@ -15,7 +15,7 @@ from codesign.errors import UserError
 from codesign.loop.workshop import BuildError
 from targets.target import KNOWN
 
-COMMANDS = ["compile", "sweep", "bench", "run", "report", "records", "targets", "doctor"]
+COMMANDS = "compile sweep bench run report records widths targets doctor".split()
 
 
 def ended(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:

@@ -75,6 +75,17 @@ def test_int8_is_smaller_and_close(compiled: Compiled, model: Any) -> None:
     assert any("int8" in row.name for row in int8.kernels)
 
 
+def test_few_values_are_smaller_and_no_slower_kind_of_kernel(
+    compiled: Compiled, model: Any
+) -> None:
+    path = compiled.bundle.path.with_name("codebook")
+    few = compile_model(model, trials=1, output=path, codebook=32)
+    files = [b.manifest["files"]["weights.safetensors"] for b in (few.bundle, compiled.bundle)]
+    assert files[0]["bytes"] < 0.25 * files[1]["bytes"]
+    assert 1e-5 < relative_error(few, model) <= 0.1
+    assert {row.name for row in few.kernels} == {row.name for row in compiled.kernels}
+
+
 def test_int8_attention_alone_and_with_layers(compiled: Compiled, model: Any) -> None:
     names: list[set[str]] = []
     for int8 in (False, True):

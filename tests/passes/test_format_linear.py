@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from tvm import relax
 
+from passes.bf16 import Bf16
+from passes.codebook import Codebook
 from passes.errors import PassError
 from passes.ffn import prune_ffn, solved_weights
 from passes.format_linear import format_linear, format_linears
-from passes.formats import DENSE, ROWS, Solved
+from passes.formats import BFLOAT16, DENSE, ROWS, Solved
 from passes.heads import prune_heads
 from passes.int8 import Int8
 from passes.int8_static import Int8Static
+from passes.low_rank import LowRank
 from passes.rewrite import bindings_of
 from passes.seen import QUANTIZE
 from passes.sites import Linear
@@ -22,6 +25,8 @@ from passes.solve.gram import Gram
 from passes.solve.ranges import Codes
 from passes.solve.site import Affine, solve_ffn, solve_formats, solve_linear
 from passes.sparse import Sparse
+from passes.weight_only import WeightOnly
+from targets.kernels.linear_bf16 import bf16_bits, bf16_values
 from targets.kernels.quantize import quantize_reference
 from targets.target import find
 
@@ -34,6 +39,10 @@ FORMATS = [
     Int8(0.4, TARGET.block),
     Int8Static(1.0, TARGET.block),
     Int8Static(0.4, TARGET.block, "percentile 99.9"),
+    Bf16(),
+    LowRank(5),
+    WeightOnly(4, 8, symmetric=False),
+    Codebook(16),
 ]
 rng = np.random.default_rng(5)
 
@@ -53,6 +62,8 @@ def on_the_grid(shape):
 def seen_by(x, solved):
     """The rows as the kernel of a solved layer sees them."""
     seen = solved.seen
+    if seen == BFLOAT16:
+        return bf16_values(bf16_bits(x.astype(np.float32)))
     if seen == ROWS:
         return quantize_reference(x.astype(np.float32)).dequantized()
     if not seen.static:
@@ -91,7 +102,7 @@ def calls(model, kernel):
 @pytest.mark.parametrize("shape", [(1, 1, 70, 33), (2, 5, 37, 70), (3, 4, 8, 64)], ids=str)
 def test_every_format_on_odd_sizes(sketch, execute, shape):
     *lead, k, n = shape
-    names = ("a", "b", "c", "d", "e", "f")
+    names = tuple("abcdefghij")
     model = sketch(
         (*lead, k), weights_of(k, n, names), lambda s: [s.linear(s.x, name) for name in names]
     )
@@ -161,7 +172,7 @@ def test_an_encoder_of_all_formats_with_pruned_heads_and_neurons(encoder, execut
     outputs = {"0.up": narrow.keep, "0.qkv": np.r_[0:12, 24:48, 60:84, 96:108]}
     layers, forms = [], {}
     for i, site in enumerate(net.sites.linears):
-        form = FORMATS[i % 6]
+        form = FORMATS[i % len(FORMATS)]
         inputs = kept.get(site.name, np.arange(site.in_features))
         rows = outputs.get(site.name, np.arange(site.out_features))
         layer = Affine(model.weights[site.weight], model.weights[site.bias])

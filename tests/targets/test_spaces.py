@@ -9,9 +9,12 @@ from tvm import s_tir, te, topi
 from targets.kernels.attention import attention
 from targets.kernels.attention_int8 import attention_int8
 from targets.kernels.conv import conv
+from targets.kernels.conv_depthwise import conv_depthwise
+from targets.kernels.conv_pattern import conv_pattern
 from targets.kernels.conv_sparse import conv_sparse
 from targets.kernels.epilogue import with_epilogue
 from targets.kernels.linear import dense
+from targets.kernels.linear_bf16 import dense_bf16
 from targets.kernels.linear_int8 import dense_int8
 from targets.kernels.linear_sparse import sparse
 from targets.kernels.linear_sparse_int8 import sparse_int8
@@ -23,7 +26,7 @@ from targets.kernels.spaces import DEFAULT, schedules, space_name
 from targets.kernels.window import Window
 from targets.target import KNOWN, find
 
-WINDOW = Window(8, 13, 6, (3, 3), padding=(1, 1, 1, 1))
+WINDOW = Window(8, 13, 24, (3, 3), padding=(1, 1, 1, 1))
 
 
 def kernels(nb):
@@ -31,10 +34,13 @@ def kernels(nb):
     lead = (1, 13)
     return {
         "linear": with_epilogue(dense(lead, 24, 50, nb), bias=True, activation="gelu"),
+        "linear_bf16": with_epilogue(dense_bf16(lead, 24, 50, nb), bias=True),
         "linear_int8": dense_int8(lead, 24, 50, nb),
         "linear_sparse": sparse(lead, 24, 50, nb, 6),
         "linear_sparse_int8": with_epilogue(sparse_int8(lead, 24, 50, nb, 3), residual=True),
         "conv": with_epilogue(conv(2, WINDOW, 50, nb), bias=True, activation="silu"),
+        "conv_depthwise": with_epilogue(conv_depthwise(2, WINDOW), bias=True, activation="relu"),
+        "conv_pattern": with_epilogue(conv_pattern(2, WINDOW, 50, 7, 3, 4), bias=True),
         "conv_sparse": with_epilogue(conv_sparse(2, WINDOW, 50, nb, 7), residual=True),
         "quantize": quantize_rows(lead, 256),
         "layer_norm": layer_norm((*lead, 256), 1e-5),
@@ -48,7 +54,10 @@ FAMILIES = list(kernels(16))
 ROW_FAMILIES = ("quantize", "layer_norm", "softmax")
 
 
-@pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3", "x86-64-v4", "alderlake", "znver4"])
+TARGETS = ["x86-64-v2", "x86-64-v3", "x86-64-v4", "alderlake", "znver4", "sapphirerapids"]
+
+
+@pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_its_space_on_every_target(caplog, family, name, threads):
@@ -68,9 +77,10 @@ def test_every_family_has_its_space_on_every_target(caplog, family, name, thread
     assert all("T.vectorized" in s or "vpdpbusd" in s for s in scripts)
 
 
+@pytest.mark.parametrize("name", ["znver4", "sapphirerapids"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_function_stays_and_the_trace_gives_the_schedule_again(family):
-    target = find("znver4")
+def test_the_function_stays_and_the_trace_gives_the_schedule_again(family, name):
+    target = find(name)
     func = kernels(target.block)[family]
     before = func.script()
     first = schedules(func, target)[0]

@@ -14,11 +14,16 @@ from codesign.loop.blocks import (
     decision_of,
     dropped,
 )
+from passes.bf16 import Bf16
+from passes.codebook import Codebook
 from passes.formats import DENSE
 from passes.int8 import Int8
 from passes.int8_static import Int8Static
+from passes.low_rank import LowRank
 from passes.sites import FFN, Attention, Layer, Linear, Sites
 from passes.sparse import Sparse
+from passes.tucker import Tucker
+from passes.weight_only import WeightOnly
 from targets.target import KNOWN
 
 TARGET = KNOWN["znver4"]
@@ -47,9 +52,14 @@ BLOCKS = [b for one in LAYERS for b in blocks_of(one)]
 block = st.just(TARGET.block)
 formats = (
     st.just(DENSE)
+    | st.just(Bf16())
     | st.builds(Int8, density=st.sampled_from([1.0, 0.75, 0.5, 0.25]), block=block)
     | st.builds(Int8Static, density=st.sampled_from([1.0, 0.5]), block=block)
     | st.builds(Sparse, density=st.sampled_from([0.75, 0.5, 0.25]), block=block)
+    | st.builds(LowRank, st.sampled_from([32, 64]))
+    | st.builds(Tucker, st.sampled_from([16, 32]), st.just(32), st.sampled_from([(3, 3), (3, 1)]))
+    | st.builds(WeightOnly, st.sampled_from([4, 8]), st.sampled_from([32, 64]), st.booleans())
+    | st.builds(Codebook, st.sampled_from([16, 256]), st.sampled_from([0, TARGET.block]))
 )
 decisions = st.builds(Decision, keep=st.none() | st.integers(1, 3), first=formats, second=formats)
 

@@ -22,7 +22,7 @@ TARGET = KNOWN["znver4"]
 def space(encoder: Callable[..., Any]) -> Space:
     model = encoder(layers=2, seq=16, width=64, heads=4, hidden=96).model
     seen: list[str] = []
-    found = space_of(model, find_sites(model), TARGET, ("ffn", "layers"), seen.append)
+    found = space_of(model, find_sites(model), TARGET, ("ffn", "layers"), None, seen.append)
     assert seen == ["layer0", "layer1"]
     return found
 
@@ -112,7 +112,7 @@ def test_layers_of_one_shape_share_their_kernels(space: Space) -> None:
 
 def test_layers_stay_where_the_pass_is_not_enabled(encoder: Callable[..., Any]) -> None:
     model = encoder(layers=1, seq=16, width=64, heads=4, hidden=96).model
-    space = space_of(model, find_sites(model), TARGET, (), lambda name: None)
+    space = space_of(model, find_sites(model), TARGET, ())
     tables = tables_of(space, Sensitivities({}), lambda counts: float(sum(counts.values())))
     assert [layer.drop for layer in tables.layers] == [None]
     assert [len(g.options) for g in tables.groups] == [1, 1]

@@ -79,11 +79,12 @@ class Draft:
         self._dataflow.__exit__(None, None, None)
         self.bb.emit_func_output(result)
         self._function.__exit__(None, None, None)
-        body = self.bb.get()["main"]
+        module = tvm.IRModule(dict(self.bb.get().functions_items()))
+        body = module["main"]
         main = relax.Function([self.x, *self.params.values()], body.body, body.ret_ty)
         specs = tuple(TensorSpec(f"y{i}", shape(y), "float32") for i, y in enumerate(outputs))
         inputs = (TensorSpec("x", shape(self.x), "float32"),)
-        module = tvm.IRModule({"main": main.with_attr("global_symbol", "main")})
+        module["main"] = main.with_attr("global_symbol", "main")
         return Model(module, self.weights, inputs, specs, "draft").check("the test")
 
 

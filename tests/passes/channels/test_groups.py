@@ -8,6 +8,7 @@ from tvm import relax
 
 from passes.channels.groups import find_groups
 from passes.channels.reshapes import blocks
+from targets.kernels.linear import dense
 from targets.target import find
 
 op = relax.op
@@ -114,6 +115,14 @@ def test_layers_on_a_single_vector(draft):
     assert [s.rows for s in groups[1].producers] == [1]
 
 
+def test_a_constant_in_a_concatenation_stays(draft):
+    net = draft((1, 2, 2, 3))
+    zeros = relax.const(np.zeros((1, 2, 2, 2), np.float32))
+    h = net.emit(op.concat([zeros, net.conv(net.x, "a", 4)], axis=-1))
+    groups, _ = find_groups(net.model(net.linear(net.pooled(h), "head", 2)))
+    assert owned(groups, "a.w.channels")[1]["head.w", 1] == [[2], [3], [4], [5]]
+
+
 def test_squeeze_and_excitation(draft):
     net = draft((2, 4, 4, 3))
     x = net.conv(net.x, "a", 6)
@@ -176,6 +185,10 @@ def test_a_shuffle_ties_channels_of_its_groups(draft):
             lambda x, net: op.add(x, relax.const(np.ones(4, np.float32))),
             "a constant of the graph has them",
         ),
+        (
+            lambda x, net: op.matmul(x, relax.const(np.ones((4, 3), np.float32))),
+            "a product of two activations, or with a weight that is not transposed, reads them",
+        ),
         (lambda x, net: op.add(x, net.x), "the model's input x gives them"),
         (lambda x, net: op.reshape(x, (8, 8)), "a reshape mixes them with others"),
         (lambda x, net: op.nn.batch_norm(x, *(net.weight(n, 4) for n in "abcd"), 3)[0],
@@ -188,6 +201,17 @@ def test_what_is_never_pruned_and_why(draft, step, why):
     groups, refusals = find_groups(net.model(y if y.ty.ndim < 4 else net.linear(y, "head", 2)))
     assert "a.w.channels" not in {g.name for g in groups}
     assert reason(refusals, "a.w.channels") == why
+
+
+def test_what_a_kernel_reads_stays(draft):
+    net = draft((1, 4, 4, 3))
+    h = net.relu(net.conv(net.x, "a", 4))
+    kernel = net.bb.add_func(dense([1, 4, 4], 4, 6, 32), "linear")
+    packed = net.weight("b.packed", 1, 4, 32)
+    y = net.emit(relax.call_tir(kernel, [h, packed], relax.TensorType([1, 4, 4, 6], "float32")))
+    groups, refusals = find_groups(net.model(y))
+    assert groups == ()
+    assert reason(refusals, "a.w.channels") == "call_tir is an operator of which nothing is known"
 
 
 def test_one_unit_alone_is_no_group(draft):

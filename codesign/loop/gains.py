@@ -1,0 +1,55 @@
+"""The first veto: what does not gain with all units of a block is not looked at with fewer.
+
+Every combination of units and formats costs kernels to tune, so the formats of each layer are measured at
+its full width first. One that is not faster than float32 there is offered no further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from codesign.loop.costs import BlockKernels, Counts, Seconds
+from codesign.loop.offers import Offers
+from codesign.loop.tables import Space
+from passes.formats import DENSE, Format
+from passes.report import Refusal
+
+
+def at_full_width(offers: Mapping[str, Offers]) -> dict[str, Offers]:
+    """The same formats, with all units."""
+    return {name: replace(o, keeps=(None,), refusals=()) for name, o in offers.items()}
+
+
+def gainful(offers: Mapping[str, Offers], full: Space, seconds: Seconds) -> dict[str, Offers]:
+    """The offers without what was measured to be no faster; each is refused with its figures.
+
+    Args:
+        offers: by name of block.
+        full: the kernels of `at_full_width`.
+        seconds: measured time of kernels.
+    """
+    return {name: _gainful(name, o, full.kernels[name], seconds) for name, o in offers.items()}
+
+
+def _gainful(name: str, offers: Offers, kernels: BlockKernels, seconds: Seconds) -> Offers:
+    dense = seconds(kernels.untouched)
+    slow: list[Refusal] = []
+
+    def gains(part: str, what: Format | str, counts: Counts) -> bool:
+        takes = seconds(counts)
+        if what in (DENSE, "") or takes < dense:
+            return True
+        reason = (
+            f"measured {takes * 1e6:.0f} us with what is around it, {dense * 1e6:.0f} us without"
+        )
+        slow.append(Refusal(f"{name}.{part}" if part else name, str(what), reason))
+        return False
+
+    return replace(
+        offers,
+        first=tuple(f for f in offers.first if gains("first", f, kernels.first[None, f])),
+        second=tuple(f for f in offers.second if gains("second", f, kernels.second[None, f])),
+        core=tuple(c for c in offers.core if gains("", c, kernels.core[None, c])),
+        refusals=(*offers.refusals, *slow),
+    )

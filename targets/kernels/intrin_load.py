@@ -1,0 +1,71 @@
+"""Tensor intrinsics that load weights and prefetch those needed later, registered on import.
+
+A product reads each weight once for each register tile of rows. Where all weights together do not
+fit the second-level cache, the first tile of a block waits for memory: hardware prefetchers end at
+every 4 KiB, and out-of-order execution sees only a few steps ahead. Prefetching AHEAD bytes ahead
+took 512 -> 512 channels on 7 x 7 from 61 to 76 % of peak on a Sapphire Rapids core.
+"""
+
+# TVMScript is read as Python by TVM alone: its annotations are buffers, not types.
+# mypy: disable-error-code="valid-type, untyped-decorator"
+
+from __future__ import annotations
+
+from tvm import s_tir, tirx
+from tvm.script import tirx as T
+
+AHEAD = 4096
+"""Bytes between a load and its prefetch: a page, some hundred cycles of a register tile."""
+
+_LINE = 64  # bytes of a cache line
+_WIDTHS = (8, 16, 32, 48, 64)
+
+
+def load_name(width: int) -> str | None:
+    """The intrinsic that loads ``width`` float32 and prefetches later ones; None if there is none."""
+    return f"codesign.load_{width}" if width in _WIDTHS else None
+
+
+def _desc(width: int) -> tirx.PrimFunc:
+    @T.prim_func(private=True, s_tir=True)
+    def desc(
+        a: T.Buffer((width,), "float32", offset_factor=1),
+        b: T.Buffer((width,), "float32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(a[0:width])
+            T.writes(b[0:width])
+            for i in T.serial(0, width):
+                with T.sblock("load"):
+                    vi = T.axis.spatial(width, i)
+                    b[vi] = a[vi]
+
+    return desc
+
+
+def _impl(width: int) -> tirx.PrimFunc:
+    vector, lines, far = f"float32x{width}", -(-4 * width // _LINE), AHEAD // 4
+
+    @T.prim_func(private=True, s_tir=True)
+    def impl(
+        a: T.Buffer((width,), "float32", offset_factor=1),
+        b: T.Buffer((width,), "float32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(a[0:width])
+            T.writes(b[0:width])
+            for line in T.unroll(lines):
+                T.evaluate(
+                    T.call_intrin(
+                        "void", "tirx.prefetch", T.address_of(a[far + line * 16]), 0, 3, 1
+                    )
+                )
+            b[T.ramp(T.int32(0), 1, width)] = a.vload([0], vector)
+
+    return impl
+
+
+for _width in _WIDTHS:
+    s_tir.TensorIntrin.register(
+        f"codesign.load_{_width}", _desc(_width), _impl(_width), override=True
+    )
