@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
@@ -35,12 +35,25 @@ class Seen:
 
     Attributes:
         bits: 32 for the numbers themselves, 16 for bfloat16, 8 for uint8 codes.
-        scale, zero: of codes whose scale is fixed; scale 0 is one for each row, found as it comes.
+        scale, zero: of each channel, of codes that calibration fixed; empty for others.
     """
 
     bits: int = 32
-    scale: float = 0.0
-    zero: int = 0
+    scale: tuple[float, ...] = ()
+    zero: tuple[int, ...] = ()
+
+    @property
+    def static(self) -> bool:
+        """True if the codes are fixed before a row comes."""
+        return bool(self.scale)
+
+    def among(self, channels: NDArray[np.intp], count: int) -> Seen:
+        """The same of ``count`` channels, of which these are ``channels``; the others are not read."""
+        if not self.static:
+            return self
+        scale, zero = np.ones(count), np.zeros(count, np.int64)
+        scale[channels], zero[channels] = self.scale, self.zero
+        return replace(self, scale=tuple(scale.tolist()), zero=tuple(zero.tolist()))
 
 
 EXACT = Seen()
@@ -107,7 +120,7 @@ class Writer(Protocol):
     ) -> Sequence[relax.Var]:
         """What kernels see of ``x``, made once however many layers read it.
 
-        ``weights`` are what it is made with: of codes of a fixed scale, 1 / scale and the zero point.
+        ``weights`` are what it is made with: of static codes, what `quantizer` makes of them.
         """
 
 

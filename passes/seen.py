@@ -19,17 +19,17 @@ QUANTIZE = "quantize_rows"
 """Name in the module of the kernels that quantise rows."""
 
 QUANTIZE_STATIC, PAD = "quantize_static", "pad_groups"
-"""Names of those that quantise by a fixed scale, and that pad such codes to whole groups."""
+"""Names of those that quantise by fixed scales, and that pad such codes to whole groups."""
 
 ROUND = "round_to_bf16"
 """Name of those that round to bfloat16."""
 
-_How: TypeAlias = tuple[str, float, float]
-"""A kernel's name, and the scale and zero point that it is given, if any."""
+_How: TypeAlias = tuple[str, bytes]
+"""A kernel's name, and the weights that it reads, if any."""
 
-_ROWS: _How = (QUANTIZE, 0, 0)
-_PAD: _How = (PAD, 0, 0)
-_ROUND: _How = (ROUND, 0, 0)
+_ROWS: _How = (QUANTIZE, b"")
+_PAD: _How = (PAD, b"")
+_ROUND: _How = (ROUND, b"")
 
 
 _Maker: TypeAlias = Callable[[Rewriting, relax.Expr, Sequence[relax.Var]], relax.Var]
@@ -51,7 +51,7 @@ class Inputs:
     def seen(
         self, graph: Rewriting, x: relax.Expr, how: Seen, weights: Sequence[relax.Var] = ()
     ) -> Sequence[relax.Var]:
-        """Codes, scales and zero points of the rows of x; its codes alone, by a fixed scale; bfloat16."""
+        """Codes, scales and zero points of the rows of x; its codes alone, if static; bfloat16."""
         if how == BFLOAT16:
             return (self._rounded(graph, x),)
         if how == ROWS:
@@ -60,7 +60,7 @@ class Inputs:
                 parts = (graph.emit(relax.TupleGetItem(rows, i)) for i in range(3))
                 self._parts[rows] = tuple(parts)
             return self._parts[rows]
-        if how.bits == 8 and how.scale > 0:
+        if how.static:
             return (self._groups(graph, self._codes(graph, x, weights)),)
         raise NotImplementedError(f"no kernel sees its input as {how}")
 
@@ -98,9 +98,8 @@ class Inputs:
         return self._made[x, _ROWS]
 
     def _codes(self, graph: Rewriting, x: relax.Expr, weights: Sequence[relax.Var]) -> relax.Var:
-        """The codes of x by the scale and the zero point in ``weights``."""
-        inverse, zero = (float(self._weights[w.name].item()) for w in weights)
-        key = (x, (QUANTIZE_STATIC, inverse, zero))
+        """The codes of x by the scales and the zero points in ``weights``."""
+        key = (x, (QUANTIZE_STATIC, b"".join(self._weights[w.name].tobytes() for w in weights)))
         if key not in self._made:
             kernel = graph.kernel(quantize_static(_shape(x)), QUANTIZE_STATIC)
             call = relax.call_tir(kernel, [x, *weights], relax.TensorType(_shape(x), "uint8"))
@@ -119,7 +118,7 @@ class Inputs:
         return self._made[x, _ROUND]
 
     def _groups(
-        self, graph: Rewriting, q: relax.Var, weights: Sequence[relax.Var] = ()
+        self, graph: Rewriting, q: relax.Expr, weights: Sequence[relax.Var] = ()
     ) -> relax.Var:
         """Codes [*lead, k] as whole groups."""
         *lead, k = _shape(q)

@@ -156,7 +156,9 @@ def effective(linear: Linear, solved: Solved, rows: Index | None, columns: Index
         bias = np.zeros(linear.out_features, np.float32)
         bias[r] = solved.bias
         weights[linear.bias] = bias
-    return Variant(weights, {} if solved.seen == EXACT else {linear.name: solved.seen})
+    channels = c[:: linear.taps] // linear.taps
+    seen = solved.seen.among(channels, linear.in_features // linear.taps)
+    return Variant(weights, {} if seen == EXACT else {linear.name: seen})
 
 
 def changed_core(block: Block) -> Variant:

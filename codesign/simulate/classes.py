@@ -7,7 +7,7 @@ from collections.abc import Callable
 import tvm
 import tvm_ffi
 
-from codesign.simulate.gates import gate_value
+from codesign.simulate.gates import gate_shape, gate_value
 from codesign.simulate.graph import Dataflow
 from codesign.simulate.instrument import as_model
 from codesign.simulate.programs import Programs
@@ -83,8 +83,8 @@ class SegmentPrograms:
         return run
 
     def _gates_of(self, stage: Stage, variant: Variant) -> list[tvm.runtime.Tensor]:
-        seen = (variant.seen.get(x.name, EXACT) for x in stage.switchable)
-        return [tvm.runtime.tensor(gate_value(s)) for s in seen]
+        seen = ((variant.seen.get(x.name, EXACT), gate_shape(x)) for x in stage.switchable)
+        return [tvm.runtime.tensor(gate_value(*pair)) for pair in seen]
 
     def _bind(
         self, index: int, number: int, program: str, variant: Variant

@@ -1,6 +1,7 @@
 """Gates: one compiled program runs a layer on its input as it is, or as any kernel would see it.
 
-A gate is a small vector ``[bits, scale, 1 / scale, zero]``, the content of a `Seen`.
+A gate is a small matrix, the content of a `Seen`: for each channel bits, scale, and what a quantiser
+reads.
 """
 
 from __future__ import annotations
@@ -12,22 +13,34 @@ from numpy.typing import NDArray
 from tvm import te, tirx
 
 from passes.formats import Seen
+from passes.sites import Linear, Part
 from targets.kernels.primfunc import dims, f32, prim_func
+from targets.kernels.quantize import SHIFT
+from targets.kernels.quantize_static import code, quantizer
 
 GATE = 4
-"""Numbers in a gate."""
+"""Rows of a gate."""
 
 
-def gate_value(seen: Seen) -> NDArray[np.float32]:
-    """The vector that switches a gate to ``seen``."""
-    inverse = 1.0 / seen.scale if seen.scale else 0.0
-    return np.array([seen.bits, seen.scale, inverse, seen.zero], np.float32)
+def gate_shape(site: Part) -> tuple[int, int]:
+    """Of the gate of a site: a column for each channel of its input."""
+    return (GATE, site.in_features // site.taps if isinstance(site, Linear) else 1)
+
+
+def gate_value(seen: Seen, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """What switches a gate to ``seen``."""
+    gate = np.zeros(shape, np.float32)
+    gate[0] = seen.bits
+    if seen.static:
+        gate[1] = seen.scale
+        gate[2:] = quantizer(seen.scale, seen.zero)
+    return gate
 
 
 def gated(
     x: te.Tensor, q: te.Tensor, scale: te.Tensor, zero: te.Tensor, gate: te.Tensor
 ) -> te.Tensor:
-    """``x`` as a kernel sees it: exactly, in bfloat16, or as uint8 codes of each row or of a fixed scale.
+    """``x`` as a kernel sees it: exactly, in bfloat16, or as uint8 codes of each row or static ones.
 
     Args:
         x: the input.
@@ -36,14 +49,13 @@ def gated(
     """
 
     def value(*i: tirx.Var) -> tirx.Expr:
-        row = i[:-1]
+        row, channel = i[:-1], i[-1]
         rows = (q[i].astype("int32") - zero[row]).astype("float32") * scale[row]
-        code = tirx.nearbyint(x[i] * gate[2]) + gate[3]
-        fixed = (tirx.max(tirx.min(code, f32(255)), f32(0)) - gate[3]) * gate[1]
-        codes = tirx.Select(gate[1] > f32(0), fixed, rows)
-        return tirx.Select(
-            gate[0] > f32(16), x[i], tirx.Select(gate[0] > f32(8), bfloat16(x[i]), codes)
-        )
+        fixed = code(x[i], gate[2, channel], gate[3, channel]).astype("float32")
+        steps = fixed - (gate[3, channel] - f32(SHIFT))
+        codes = tirx.Select(gate[1, channel] > f32(0), steps * gate[1, channel], rows)
+        rounded = tirx.Select(gate[0, channel] > f32(8), bfloat16(x[i]), codes)
+        return tirx.Select(gate[0, channel] > f32(16), x[i], rounded)
 
     return te.compute(x.shape, value, name="gated")
 
@@ -60,7 +72,7 @@ def bfloat16(x: tirx.Expr) -> tirx.Expr:
 def chosen(shape: Sequence[int]) -> tirx.PrimFunc:
     """PrimFunc ``(exact, coarse, gate) -> exact`` where the gate leaves 32 bits, else ``coarse``."""
     exact, coarse = (te.placeholder(dims(*shape), "float32", name=n) for n in ("exact", "coarse"))
-    gate = te.placeholder(dims(GATE), "float32", name="gate")
-    on = gate[0] < f32(32)
+    gate = te.placeholder(dims(GATE, 1), "float32", name="gate")
+    on = gate[0, 0] < f32(32)
     out = te.compute(exact.shape, lambda *i: tirx.Select(on, coarse[i], exact[i]), name="chosen")
     return prim_func([exact, coarse, gate, out])

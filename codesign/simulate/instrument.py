@@ -8,7 +8,7 @@ import tvm
 from tvm import relax, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from codesign.simulate.gates import GATE, chosen, gated
+from codesign.simulate.gates import chosen, gate_shape, gated
 from codesign.simulate.graph import Dataflow, Slice, spec
 from passes.approximate import gelu_of, polynomial
 from passes.int8_attention import core_of
@@ -96,7 +96,7 @@ class _Copy(PyExprMutator):  # type: ignore[misc]
         super().__init__()
         self._flow = flow
         self._part = part
-        gates = {site: _parameter(f"gate.{site.name}", [GATE], "float32") for site in switchable}
+        gates = {s: _parameter(f"gate.{s.name}", gate_shape(s), "float32") for s in switchable}
         self._gates = {s.weight: gate for s, gate in gates.items() if isinstance(s, Linear)}
         self._cores: dict[str, tuple[AttentionMatch, relax.Var]] = {}
         self._activations: dict[str, relax.Var] = {}

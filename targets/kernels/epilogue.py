@@ -39,7 +39,7 @@ def with_epilogue(
     shape = [int(d) for d in output.shape]
     extra = [_variable("bias", shape[-1:], "float32")] if bias else []
     extra += [_variable("residual", shape, "float32")] if residual else []
-    last = [_variable(n, [1], "float32") for n in ("inverse", "zero")] if codes else []
+    last = [_variable(n, shape[-1:], "float32") for n in ("inverse", "offset")] if codes else []
     builder = relax.BlockBuilder()
     with builder.function("main", [*inputs, *extra, *last]):
         with builder.dataflow():

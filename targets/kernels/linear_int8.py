@@ -1,7 +1,7 @@
 """Dense int8 linear layers: uint8 activations, int8 weights per output channel.
 
-Activations are quantised per token as they come (*dynamic*), or by one scale and one zero point that
-calibration fixed (*static*). Then the whole correction is known before: one vector of int32, one of float32.
+Activations are quantised per token as they come (*dynamic*), or by scales and zero points that calibration
+fixed (*static*). Then the whole correction is known before: one vector of int32, one of float32.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def static_int8(lead: Sequence[int], k: int, n: int, nb: int) -> tirx.PrimFunc:
     """PrimFunc ``y = (q w^T - shift) * scale`` in exact int32 arithmetic.
 
     With g = ceil(k/4): ``(q u8[*lead, 4g], w s8[ceil(n/nb), g, nb, 4], scale f32[n], shift i32[n])
-    -> y f32[*lead, n]``; scale and shift are what ``static_correction`` makes.
+    -> y f32[*lead, n]``; shift is what ``static_shift`` makes, the scales of inputs are in the weights.
     """
     q, w, acc = _product(lead, k, n, nb)
     scale, shift, y = dequantized_static(acc, lead, n)
@@ -95,15 +95,9 @@ def dequantized_static(
     return scale, shift, te.compute(dims(*lead, n), value, name="y")
 
 
-def static_correction(
-    wscale: NDArray[np.float32], wsum: NDArray[np.int32], scale: float, zero: int
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """(scale f32[n], shift i32[n]) of a layer whose inputs have ``scale`` and ``zero``.
-
-    ``wscale`` [n] are the scales of the weight's rows, ``wsum`` [n] the sums of their codes.
-    """
-    product = wscale.astype(np.float64) * scale
-    return product.astype(np.float32), (wsum * np.int32(zero)).astype(np.int32)
+def static_shift(codes: NDArray[np.int8], zero: NDArray[np.int32]) -> NDArray[np.int32]:
+    """int32 [n]: what zero points [k] of the inputs add to the sums of a weight's codes [n, k]."""
+    return (codes.astype(np.int64) @ zero.astype(np.int64)).astype(np.int32)
 
 
 def pack_int8(q: NDArray[np.int8], nb: int) -> tuple[NDArray[np.int8], NDArray[np.int32]]:

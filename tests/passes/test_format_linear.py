@@ -38,7 +38,7 @@ FORMATS = [
     Int8(1.0, TARGET.block),
     Int8(0.4, TARGET.block),
     Int8Static(1.0, TARGET.block),
-    Int8Static(0.4, TARGET.block, "minmax"),
+    Int8Static(0.4, TARGET.block, "percentile 99.9"),
     Bf16(),
     LowRank(5),
     WeightOnly(4, 8, symmetric=False),
@@ -66,7 +66,10 @@ def seen_by(x, solved):
         return bf16_values(bf16_bits(x.astype(np.float32)))
     if seen == ROWS:
         return quantize_reference(x.astype(np.float32)).dequantized()
-    return Codes(seen.scale, seen.zero).of(x.astype(np.float32)) if seen.bits == 8 else x
+    if not seen.static:
+        return x
+    codes = Codes(np.array(seen.scale, np.float32), np.array(seen.zero, np.int32))
+    return codes.of(x.astype(np.float32))
 
 
 def weights_of(k, n, names=("fc",), bias=True):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from targets.kernels.epilogue import with_epilogue
-from targets.kernels.linear_int8 import dense_int8, pack_int8, static_correction, static_int8
+from targets.kernels.linear_int8 import dense_int8, pack_int8, static_int8, static_shift
 from targets.target import find
 
 CASES = [((1,), 30, 35), ((13,), 67, 50), ((2, 17), 52, 100), ((130,), 33, 17)]
@@ -109,29 +109,27 @@ def test_any_size(compiled, rows, k, n, seed):
 
 
 @pytest.mark.parametrize(("lead", "k", "n"), CASES)
-def test_static_scale_and_zero(run, close, target, lead, k, n):
+def test_static_zero_points_of_each_input(run, close, target, lead, k, n):
     q, _, w = arrays(lead, k, n)
     rng = np.random.default_rng(2)
-    packed, wsum = pack_int8(w, target.block)
-    wscale = rng.uniform(1e-4, 1e-2, n).astype(np.float32)
+    zero = rng.integers(0, 256, k).astype(np.int32)
+    scale = rng.uniform(1e-4, 1e-2, n).astype(np.float32)
     bias = rng.standard_normal(n).astype(np.float32)
-    zero = np.full(lead, 77)
-    scale, shift = static_correction(wscale, wsum, 0.02, 77)
     func = with_epilogue(static_int8(lead, k, n, target.block), bias=True)
-    wanted = exact(q, zero, w) * (0.02 * wscale.astype(np.float64)) + bias
-    for (y,) in run(func, target, [q, packed, scale, shift, bias]):
-        close(y, wanted)
+    total = (q[..., :k].astype(np.int64) - zero) @ w.T.astype(np.int64)
+    args = [q, pack_int8(w, target.block)[0], scale, static_shift(w, zero), bias]
+    for (y,) in run(func, target, args):
+        close(y, total * scale.astype(np.float64) + bias)
 
 
 def test_static_is_exact_at_the_extremes(compiled, target):
     k, n = 64, 33
     q, w = np.full((5, k), 255, np.uint8), np.full((n, k), -128, np.int8)
-    packed, wsum = pack_int8(w, target.block)
     kernel = compiled(static_int8((5,), k, n, target.block), target)
-    for zero in (0, 255):
-        scale, shift = static_correction(np.ones(n, np.float32), wsum, 1.0, zero)
-        y = kernel([q, packed, scale, shift])[0]
-        np.testing.assert_array_equal(y, exact(q, np.full(5, zero), w))
+    packed, ones = pack_int8(w, target.block)[0], np.ones(n, np.float32)
+    for zero in (np.zeros(k, np.int32), np.full(k, 255, np.int32)):
+        y = kernel([q, packed, ones, static_shift(w, zero)])[0]
+        np.testing.assert_array_equal(y, (q.astype(np.int64) - zero) @ w.T.astype(np.int64))
 
 
 def test_packing_keeps_every_weight():

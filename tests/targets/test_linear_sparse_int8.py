@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from targets.kernels.epilogue import with_epilogue
-from targets.kernels.linear_int8 import static_correction
+from targets.kernels.linear_int8 import static_shift
 from targets.kernels.linear_sparse_int8 import (
     pack_sparse_int8,
     sparse_int8,
@@ -64,10 +64,12 @@ def test_nothing_saturates(compiled, target):
 
 
 @pytest.mark.parametrize(("lead", "k", "n", "kept"), CASES)
-def test_static_scale_and_zero(run, target, lead, k, n, kept):
+def test_static_zero_points_of_each_input(run, target, lead, k, n, kept):
     q, _, w, mask = arrays(lead, k, n, kept, target.block)
-    values, index, wsum = pack_sparse_int8(w, mask, target.block)
-    scale, shift = static_correction(np.ones(n, np.float32), wsum, 1.0, 99)
+    values, index, _ = pack_sparse_int8(w, mask, target.block)
+    zero = np.random.default_rng(1).integers(0, 256, k).astype(np.int32)
     func = static_sparse_int8(lead, k, n, target.block, kept)
-    for (y,) in run(func, target, [q, values, index, scale, shift]):
-        np.testing.assert_array_equal(y, exact(q, np.full(lead, 99), w))
+    args = [q, values, index, np.ones(n, np.float32), static_shift(w, zero)]
+    wanted = (q[..., :k].astype(np.int64) - zero) @ w.T.astype(np.int64)
+    for (y,) in run(func, target, args):
+        np.testing.assert_array_equal(y, wanted)

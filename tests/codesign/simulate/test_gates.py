@@ -8,11 +8,13 @@ import pytest
 import tvm
 from tvm import te
 
-from codesign.simulate.gates import GATE, gate_value, gated
+from codesign.simulate.gates import GATE, gate_shape, gate_value, gated
 from passes.formats import EXACT, ROWS, Seen
+from passes.sites import Linear
 from targets.kernels.primfunc import dims
 from targets.kernels.quantize import quantize_reference
 from targets.kernels.quantize_static import quantize_static_reference
+from targets.kernels.window import Window
 from targets.target import host
 
 SHAPE = (2, 3, 37)
@@ -24,7 +26,7 @@ def run():
     q = te.placeholder(dims(*SHAPE), "uint8", name="q")
     scale = te.placeholder(dims(*SHAPE[:2]), "float32", name="scale")
     zero = te.placeholder(dims(*SHAPE[:2]), "int32", name="zero")
-    gate = te.placeholder(dims(GATE), "float32", name="gate")
+    gate = te.placeholder(dims(GATE, SHAPE[-1]), "float32", name="gate")
     y = gated(x, q, scale, zero, gate)
     func = te.create_prim_func([x, q, scale, zero, gate, y])
     kernel = tvm.compile(tvm.IRModule({"main": func}), target=host().tvm())["main"]
@@ -32,7 +34,7 @@ def run():
     def apply(values: np.ndarray, seen: Seen) -> np.ndarray:
         rows = quantize_reference(values)
         out = tvm.runtime.tensor(np.empty(SHAPE, np.float32))
-        arrays = (values, rows.q, rows.scale, rows.zero, gate_value(seen))
+        arrays = (values, rows.q, rows.scale, rows.zero, gate_value(seen, (GATE, SHAPE[-1])))
         kernel(*(tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arrays), out)
         return out.numpy()
 
@@ -61,13 +63,24 @@ def test_rows_are_those_of_the_quantiser(run):
     np.testing.assert_array_equal(run(x, ROWS), quantize_reference(x).dequantized())
 
 
-@pytest.mark.parametrize(("scale", "zero"), [(0.03, 128), (0.02, 0), (0.5, 255)])
-def test_a_fixed_scale_clips_and_rounds_to_even(run, scale, zero):
-    x = values()
-    x[1, 1, :3] = np.float32(scale) * np.array([0.5, 1.5, 2.5], np.float32)
-    inverse = np.float32(1.0 / scale)
-    codes = np.clip(np.rint(x * inverse) + zero, 0, 255)
-    wanted = (codes - zero).astype(np.float32) * np.float32(scale)
-    np.testing.assert_array_equal(run(x, Seen(8, scale, zero)), wanted)
-    kernel = quantize_static_reference(x, scale, zero).astype(np.float32) - zero
-    np.testing.assert_array_equal(wanted, kernel * np.float32(scale))
+def test_static_codes_are_those_of_the_quantiser(run):
+    rng = np.random.default_rng(1)
+    x, channels = values(), SHAPE[-1]
+    scale = rng.uniform(0.005, 0.1, channels).astype(np.float32)
+    zero = rng.integers(0, 256, channels)
+    codes = quantize_static_reference(x, scale, zero).astype(np.float32)
+    seen = Seen(8, tuple(scale.tolist()), tuple(zero.tolist()))
+    np.testing.assert_array_equal(run(x, seen), (codes - zero.astype(np.float32)) * scale)
+
+
+def test_channels_that_are_gone_are_not_seen():
+    seen = Seen(8, (0.5, 2.0), (3, 4)).among(np.array([3, 1]), 5)
+    assert seen.scale == (1.0, 2.0, 1.0, 0.5, 1.0)
+    assert seen.zero == (0, 4, 0, 3, 0)
+    assert ROWS.among(np.array([0]), 5) == ROWS
+
+
+def test_a_gate_has_a_column_for_each_channel():
+    window = Window(8, 8, 6, (3, 3))
+    assert gate_shape(Linear("fc", "fc.w", None, 10, 54, 8, window)) == (4, 6)
+    assert gate_shape(Linear("fc", "fc.w", None, 10, 54, 8)) == (4, 54)
