@@ -95,7 +95,7 @@ def built(net: Any, space: Space, candidate: Candidate) -> Mapping[str, int]:
         second = placeholder(
             block.second, decision.second, block.second.out_features, len(rows.second)
         )
-        model = rewrite_block(model, block, units, first, second, target, decision.int8_core)
+        model = rewrite_block(model, block, units, first, second, target, decision.core)
     model = drop_layers(model, gone)[0] if gone else model
     return space.book.count(model, target)
 
