@@ -90,7 +90,8 @@ def multiply_in_tile(sch: s_tir.Schedule, anchor: Block, inside: Loop) -> None:
 def load_ahead(sch: s_tir.Schedule, anchor: Block, step: Loop) -> None:
     """Load the weights of one ``step`` of the product into registers, and prefetch later ones."""
     block = sch.get(anchor)
-    width = int(written(sch, anchor).shape[-1])
+    # outputs that the epilogue never reads are not computed: fewer than a block may be left
+    width = extent(sch, sch.get_loops(anchor)[-1])
     output = next(a.var for a in reversed(block.iter_vars) if a.iter_type == tirx.IterVar.DataPar)
     load = load_name(width)
     for position, read in enumerate(block.reads):

@@ -10,6 +10,7 @@ from scipy.special import erf
 
 from targets.kernels.epilogue import with_epilogue
 from targets.kernels.linear import dense, pack_dense
+from targets.kernels.spaces import schedules
 from targets.target import find
 
 CASES = [((1,), 30, 35), ((13,), 67, 50), ((2, 17), 50, 100), ((130,), 33, 17), ((2, 1), 9, 1)]
@@ -63,6 +64,19 @@ def test_bias_gelu_and_residual_are_fused(run, close, target):
     both = with_epilogue(kernel, bias=True, residual=True)
     for (y,) in run(both, target, [x, packed, bias, residual]):
         close(y, z + residual)
+
+
+@pytest.mark.parametrize("n", [4, 16, 24])
+def test_outputs_of_less_than_a_block_keep_their_space(run, close, target, n):
+    """An activation that is computed in steps leaves the surplus outputs of the block out."""
+    lead, k = (9,), 20
+    x, w = arrays(lead, k, n)
+    silu = with_epilogue(dense(lead, k, n, target.block), activation="silu")
+    full = with_epilogue(dense(lead, k, target.block, target.block), activation="silu")
+    assert len(schedules(silu, target)) == len(schedules(full, target))
+    z = product(x, w)
+    for (y,) in run(silu, target, [x, pack_dense(w, target.block)]):
+        close(y, z / (1 + np.exp(-z)))
 
 
 def test_epilogue_with_threads(run, close, threaded):
