@@ -20,7 +20,7 @@ from targets.kernels.conv_int8 import (
 from targets.kernels.linear_int8 import GROUP, pack_int8
 from targets.kernels.linear_sparse import kept_index
 from targets.kernels.primfunc import axis, dims, family, prim_func
-from targets.kernels.strip import reads_whole_strips, source, tap_offsets
+from targets.kernels.strip import source, tap_offsets
 from targets.kernels.window import Window
 
 FAMILY_NAME = "conv_sparse_int8"
@@ -49,9 +49,7 @@ def conv_sparse_int8(batch: int, window: Window, n: int, nb: int, kept4: int) ->
         name="conv",
         attrs=family(FAMILY_NAME),
     )
-    results = dequantized_outputs(acc, batch, window, n)
-    func = prim_func([q, *given, values, index, *results])
-    return reads_whole_strips(func) if read.rows else func
+    return prim_func([q, *given, values, index, *dequantized_outputs(acc, batch, window, n)])
 
 
 def pack_conv_sparse_int8(

@@ -216,13 +216,18 @@ def hide_indices(sch: s_tir.Schedule, anchor: Block) -> None:
 
     The region of the activations keeps the loaded index in it, so that nothing is lost.
     """
-    hidden = [
+    hidden = index_reads(sch, anchor)
+    if hidden:
+        sch.unsafe_hide_buffer_access(anchor, "read", hidden)
+
+
+def index_reads(sch: s_tir.Schedule, anchor: Block) -> list[int]:
+    """Which of the reads of a product are of an index list; none if it is dense."""
+    return [
         position
         for position, region in enumerate(sch.get(anchor).reads)
         if region.source.dtype == "int32" and region.source.scope() == "global"
     ]
-    if hidden:
-        sch.unsafe_hide_buffer_access(anchor, "read", hidden)
 
 
 def clear_accumulators(sch: s_tir.Schedule, anchor: Block, reduction: Loop) -> None:

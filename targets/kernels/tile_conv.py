@@ -23,7 +23,13 @@ from targets.kernels.blocks import (
     written,
 )
 from targets.kernels.strip import STRIP_COLUMNS
-from targets.kernels.tile import ROW_OPTIONS, multiply_in_tile, multiply_int8, row_options
+from targets.kernels.tile import (
+    ROW_OPTIONS,
+    index_reads,
+    multiply_in_tile,
+    multiply_int8,
+    row_options,
+)
 from targets.target import Target
 
 
@@ -68,7 +74,8 @@ def tile_conv(sch: s_tir.Schedule, target: Target, tile: ConvTile, int8: bool = 
     """Schedule a fused convolution, dense or sparse.
 
     Threads share the strips if they divide them evenly. Otherwise all strips are made first, and the
-    threads share the work on them.
+    threads share the work on them. So it is for sparse products of codes too: TVM cannot tell what part
+    of a strip they read, and codes are small enough to stay in a cache all the same.
     """
     strips, anchor, rest = parts(sch)
     last = rest[-1].block
@@ -83,7 +90,8 @@ def tile_conv(sch: s_tir.Schedule, target: Target, tile: ConvTile, int8: bool = 
     around = [jo, row, co] if tile.rows_first else [row, co, jo]
     sch.reorder(image, strip, *around, ci, ji)
     home, inside = strip, around[-1]
-    if target.threads > 1 and extent(sch, image) * count % target.threads == 0:
+    first = int8 and bool(index_reads(sch, anchor.block))
+    if target.threads > 1 and not first and extent(sch, image) * count % target.threads == 0:
         home = sch.fuse(image, strip)
         sch.parallel(home)
     elif target.threads > 1:
@@ -96,11 +104,13 @@ def tile_conv(sch: s_tir.Schedule, target: Target, tile: ConvTile, int8: bool = 
     vectorize_last(sch, last, vector)
 
     def place_strips() -> None:
-        if strips and (target.threads == 1 or home is not strip):
+        if strips and not first and (target.threads == 1 or home is not strip):
             sch.compute_at(strips.block, home, preserve_unit_loops=True)
             fill_strips(sch, strips.block, target)
         elif strips:
-            sch.parallel(fill_strips(sch, strips.block, target))
+            rows = fill_strips(sch, strips.block, target)
+            if target.threads > 1:
+                sch.parallel(rows)
 
     if int8:
         multiply_int8(sch, anchor.block, inside, target, place_strips)

@@ -54,6 +54,13 @@ def arguments(q, zero, packed, w, window, scale=None):
     return [q, *given, *packed, scale, shift_of(w, zero, window)]
 
 
+@pytest.fixture(autouse=True)
+def every_schedule_fits(caplog):
+    yield
+    said = [record.getMessage() for record in caplog.get_records("call")]
+    assert not [message for message in said if "do not fit" in message]
+
+
 @pytest.mark.parametrize("window", WINDOWS, ids=lambda w: f"{w.kernel} by {w.strides}")
 def test_dense_is_exact(run, target, window):
     batch, n = 2, 35
@@ -115,7 +122,7 @@ def test_nothing_saturates(compiled, target):
         np.testing.assert_array_equal(kernel(args)[0], exact(q, zero, w, window))
 
 
-def test_codes_for_the_next_layer_leave_the_kernel(run, target, caplog):
+def test_codes_for_the_next_layer_leave_the_kernel(run, target):
     """Bias, residual, ReLU and quantisation: between int8 layers only codes are in memory."""
     window, n = WINDOWS[0], 24
     rng = np.random.default_rng(4)
@@ -132,7 +139,6 @@ def test_codes_for_the_next_layer_leave_the_kernel(run, target, caplog):
         difference = np.abs(codes.astype(int) - wanted)
         assert difference.max() <= 1
         assert difference.mean() < 0.01
-    assert "do not fit" not in caplog.text
 
 
 def test_packing_fills_up_channels(compiled, target):
