@@ -16,8 +16,10 @@ from targets.kernels import (
     attention_int8,
     conv,
     conv_depthwise,
+    conv_int8,
     conv_pattern,
     conv_sparse,
+    conv_sparse_int8,
     linear,
     linear_bf16,
     linear_int8,
@@ -101,6 +103,12 @@ def pattern_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
         yield partial(tile_pattern.tile_pattern, target=target, vectors=vectors)
 
 
+def conv_int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All register tiles worth trying for an int8 convolution."""
+    for point in tile_conv.conv_tiles(func, target, int8=True):
+        yield partial(tile_conv.tile_conv, target=target, tile=point, int8=True)
+
+
 def row_space(first: int, func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
     """All chunk widths of a kernel that works row by row, ``first`` first; on one thread or on all."""
     for chunk in sorted(rows.CHUNKS, key=lambda c: c != first):
@@ -134,6 +142,8 @@ _SPACES: dict[str, Space] = {
     linear_weight_only.FAMILY_NAME: stream_space,
     conv.FAMILY_NAME: conv_space,
     conv_sparse.FAMILY_NAME: conv_space,
+    conv_int8.FAMILY_NAME: conv_int8_space,
+    conv_sparse_int8.FAMILY_NAME: conv_int8_space,
     conv_depthwise.FAMILY_NAME: depthwise_space,
     conv_pattern.FAMILY_NAME: pattern_space,
     quantize.FAMILY_NAME: partial(row_space, 2),

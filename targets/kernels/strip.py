@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tvm import s_tir, te, tirx
 
 from targets.kernels.linear import ROW_SLACK
-from targets.kernels.primfunc import FAMILY, dims, f32
+from targets.kernels.primfunc import FAMILY, dims
 from targets.kernels.window import Window
 
 STRIP_BYTES = 1 << 19
@@ -29,12 +29,13 @@ STRIP_COLUMNS = "codesign.strip_columns"
 """Annotation on the block that makes strips: columns of a row."""
 
 
-def strip_rows(window: Window) -> int:
-    """Output rows of a strip: as many as keep it within STRIP_BYTES, dividing all rows evenly.
+def strip_rows(window: Window, size: int = 4) -> int:
+    """Output rows of a strip of numbers of ``size`` bytes: as many as keep it within STRIP_BYTES, dividing
+    all rows evenly.
 
     At least so many that less than half of what is copied belongs to the next strip as well.
     """
-    row_bytes = 4 * pitch(window)
+    row_bytes = size * pitch(window)
     divisors = [d for d in range(1, window.out_height + 1) if window.out_height % d == 0]
     overlap = max(0, window.span[0] - window.strides[0])
     useful = [d for d in divisors if d * window.strides[0] >= overlap] or divisors[-1:]
@@ -87,16 +88,19 @@ class Source:
         return self.tensor[image, row // self.rows, corner + tap]
 
 
-def source(x: te.Tensor, window: Window) -> Source:
-    """What the convolution of ``x`` f32[N,H,W,C] reads.
+def source(x: te.Tensor, window: Window, zero: te.Tensor | None = None) -> Source:
+    """What the convolution of ``x`` [N,H,W,C] reads.
 
-    A strip has one row of zeros more than its windows see: surplus columns of the last register tile
+    A strip has one row of padding more than its windows see: surplus columns of the last register tile
     of a row read on into the next row, and those of the last row into that one.
+
+    Args:
+        zero: [C], what stands for zero in each channel; None is 0.
     """
     w = window
     if w.taps == 1 and not w.padded:
         return Source(x, w, 0)
-    rows = strip_rows(w)
+    rows = strip_rows(w, np.dtype(str(x.dtype)).itemsize)
     wide, deep = columns(w), rows_in(w, rows)
     top, left, *_ = w.padding
 
@@ -105,7 +109,8 @@ def source(x: te.Tensor, window: Window) -> Source:
         column, channel = flat // w.channels % wide - left, flat % w.channels
         row = strip * (rows * w.strides[0]) + own - top
         inside = (own < deep, row >= 0, row < w.height, column >= 0, column < w.width)
-        return tirx.if_then_else(tirx.all(*inside), x[n, row, column, channel], f32(0))
+        padding = tirx.const(0, x.dtype) if zero is None else zero[channel]
+        return tirx.if_then_else(tirx.all(*inside), x[n, row, column, channel], padding)
 
     shape = dims(int(x.shape[0]), w.out_height // rows, (deep + 1) * pitch(w))
     return Source(te.compute(shape, padded, name="strip", attrs={STRIP_COLUMNS: wide}), w, rows)

@@ -6,7 +6,7 @@ elementwise blocks that fusion put behind the product run on the tile before it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -105,15 +105,30 @@ def load_ahead(sch: s_tir.Schedule, anchor: Block, step: Loop) -> None:
 
 def tile_product_int8(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
     """Schedule a fused int8 matrix product, dense or sparse, with what the target has for it."""
-    anchor, inside = open_tile(sch, target, tile)
+    multiply_int8(sch, *open_tile(sch, target, tile), target)
+
+
+def multiply_int8(
+    sch: s_tir.Schedule,
+    anchor: Block,
+    inside: Loop,
+    target: Target,
+    placed: Callable[[], None] = lambda: None,
+) -> None:
+    """Bring an int8 product under the loop ``inside`` over tiles, its accumulators into registers.
+
+    ``placed`` is called when it is there, before it becomes instructions: TVM 0.27 places no producer
+    of a block that has been tensorised.
+    """
     nb = int(written(sch, anchor).shape[-1])
     dot, madd = dot_name(target), madd_name(target)
     if dot is not None and nb % target.lanes == 0:
-        dot_by_group(sch, anchor, inside, target.lanes, dot)
+        dot_by_group(sch, anchor, inside, target.lanes, dot, placed)
     elif madd is not None and nb % (target.lanes // 2) == 0:
-        madd_by_two(sch, anchor, inside, target.lanes // 2, madd)
+        madd_by_two(sch, anchor, inside, target.lanes // 2, madd, placed)
     else:
         group_by_group(sch, anchor, inside)
+        placed()
 
 
 def tile_product_bf16(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
@@ -129,36 +144,47 @@ def tile_product_bf16(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
 
 def group_by_group(sch: s_tir.Schedule, anchor: Block, inside: Loop) -> None:
     """The product of groups of inputs by ordinary multiplication."""
-    (*_, r, o, j), (g, i) = bring(sch, anchor, inside)
-    sch.reorder(o, g, r, i, j)
+    (*_, r, o, j), (*groups, i) = bring(sch, anchor, inside)
+    sch.reorder(o, *groups, r, i, j)
     sch.unroll(r)
     sch.unroll(i)
     sch.vectorize(j)
-    clear_accumulators(sch, anchor, g)
+    clear_accumulators(sch, anchor, groups[0])
 
 
 def dot_by_group(
-    sch: s_tir.Schedule, anchor: Block, inside: Loop, lanes: int, intrinsic: str
+    sch: s_tir.Schedule,
+    anchor: Block,
+    inside: Loop,
+    lanes: int,
+    intrinsic: str,
+    placed: Callable[[], None] = lambda: None,
 ) -> Loop:
     """The product by an instruction that adds those of a group to each of ``lanes`` accumulators.
 
     Returns the loop over groups.
     """
-    (*_, r, o, j), (g, i) = bring(sch, anchor, inside)
+    (*_, r, o, j), (*groups, i) = bring(sch, anchor, inside)
     jo, ji = sch.split(j, [None, lanes])
-    sch.reorder(o, g, r, jo, ji, i)
+    sch.reorder(o, *groups, r, jo, ji, i)
     sch.unroll(r)
     sch.unroll(jo)
-    *_, rows, outer, inner = sch.get_loops(sch.decompose_reduction(anchor, g))
+    *_, rows, outer, inner = sch.get_loops(sch.decompose_reduction(anchor, groups[0]))
     sch.unroll(rows)
     sch.vectorize(sch.fuse(outer, inner))
+    placed()
     hide_indices(sch, anchor)
     sch.tensorize(ji, intrinsic)
-    return g
+    return groups[-1]
 
 
 def madd_by_two(
-    sch: s_tir.Schedule, anchor: Block, inside: Loop, outputs: int, intrinsic: str
+    sch: s_tir.Schedule,
+    anchor: Block,
+    inside: Loop,
+    outputs: int,
+    intrinsic: str,
+    placed: Callable[[], None] = lambda: None,
 ) -> None:
     """The product by 16-bit multiplication: the even and the odd pair of a group of four inputs have
     accumulators of their own, ``outputs`` x 2 in a register, and are added at the end."""
@@ -171,15 +197,16 @@ def madd_by_two(
     sch.unroll(pair)
     sch.vectorize(j)
     sch.vectorize(sch.get_loops(sch.decompose_reduction(anchor, pair))[-1])
-    (pair, *_, r, o, j), (g, two) = bring(sch, partial, inside)
+    (pair, *_, r, o, j), (*groups, two) = bring(sch, partial, inside)
     jo, ji = sch.split(j, [None, outputs])
-    sch.reorder(o, g, r, jo, ji, pair, two)
+    sch.reorder(o, *groups, r, jo, ji, pair, two)
     sch.unroll(r)
     sch.unroll(jo)
-    *_, rows, outer, inner, pair = sch.get_loops(sch.decompose_reduction(partial, g))
+    *_, rows, outer, inner, pair = sch.get_loops(sch.decompose_reduction(partial, groups[0]))
     sch.unroll(rows)
     sch.unroll(outer)
     sch.vectorize(sch.fuse(inner, pair))
+    placed()
     hide_indices(sch, partial)
     sch.tensorize(ji, intrinsic)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import gcd
 
+import numpy as np
 from tvm import s_tir, tirx
 
 from targets.kernels.blocks import (
@@ -22,7 +23,7 @@ from targets.kernels.blocks import (
     written,
 )
 from targets.kernels.strip import STRIP_COLUMNS
-from targets.kernels.tile import ROW_OPTIONS, multiply_in_tile, row_options
+from targets.kernels.tile import ROW_OPTIONS, multiply_in_tile, multiply_int8, row_options
 from targets.target import Target
 
 
@@ -40,13 +41,14 @@ class ConvTile:
     rows_first: bool = True
 
 
-def conv_tiles(func: tirx.PrimFunc, target: Target) -> list[ConvTile]:
+def conv_tiles(func: tirx.PrimFunc, target: Target, int8: bool = False) -> list[ConvTile]:
     """The tiles worth trying, the one expected to be fastest first."""
     sch = new_schedule(func)
     _, anchor, rest = parts(sch)
     nb = int(written(sch, anchor.block).shape[-1])
     columns = int(written(sch, rest[-1].block).shape[2])
-    options = row_options(columns, -(-nb // target.lanes), target)
+    pairs = 2 if int8 and not target.has_vnni else 1
+    options = row_options(columns, -(-nb * pairs // target.lanes), target)
     few = [ConvTile(c, rows_first=False) for c in options[:2]]
     return [ConvTile(c) for c in options[:6]] + few
 
@@ -62,8 +64,8 @@ def parts(sch: s_tir.Schedule) -> tuple[Node | None, Node, list[Node]]:
     return strips, anchor, rest
 
 
-def tile_conv(sch: s_tir.Schedule, target: Target, tile: ConvTile) -> None:
-    """Schedule a fused float32 convolution, dense or sparse.
+def tile_conv(sch: s_tir.Schedule, target: Target, tile: ConvTile, int8: bool = False) -> None:
+    """Schedule a fused convolution, dense or sparse.
 
     Threads share the strips if they divide them evenly. Otherwise all strips are made first, and the
     threads share the work on them.
@@ -92,12 +94,19 @@ def tile_conv(sch: s_tir.Schedule, target: Target, tile: ConvTile) -> None:
         vectorize_last(sch, node.block, vector)
     sch.unroll(ci)
     vectorize_last(sch, last, vector)
-    multiply_in_tile(sch, anchor.block, inside)
-    if strips and (target.threads == 1 or home is not strip):
-        sch.compute_at(strips.block, home, preserve_unit_loops=True)
-        fill_strips(sch, strips.block, target)
-    elif strips:
-        sch.parallel(fill_strips(sch, strips.block, target))
+
+    def place_strips() -> None:
+        if strips and (target.threads == 1 or home is not strip):
+            sch.compute_at(strips.block, home, preserve_unit_loops=True)
+            fill_strips(sch, strips.block, target)
+        elif strips:
+            sch.parallel(fill_strips(sch, strips.block, target))
+
+    if int8:
+        multiply_int8(sch, anchor.block, inside, target, place_strips)
+    else:
+        multiply_in_tile(sch, anchor.block, inside)
+        place_strips()
 
 
 def fill_strips(sch: s_tir.Schedule, strips: Block, target: Target) -> Loop:
@@ -105,13 +114,14 @@ def fill_strips(sch: s_tir.Schedule, strips: Block, target: Target) -> Loop:
 
     The columns within the image are a loop of their own, without a condition: LLVM makes one copy of it.
     """
-    channels = int(sch.get(strips).reads[0].source.shape[3])
+    image = next(r.source for r in sch.get(strips).reads if len(r.source.shape) == 4)
+    channels, size = int(image.shape[3]), np.dtype(str(image.dtype)).itemsize
     wide = int(sch.get(strips).annotations[STRIP_COLUMNS])
     *outer, flat = sch.get_loops(strips)[-3:]
     position, channel = sch.split(flat, [None, channels])
     row, column = sch.split(position, [None, wide])
     sch.annotate(column, "pragma_loop_partition_hint", 1)
-    lanes = gcd(channels, target.lanes)
+    lanes = gcd(channels, target.vector_bits // 8 // size)
     if lanes > 2:
         sch.vectorize(sch.split(channel, [None, lanes])[1])
     return sch.fuse(*outer, row)
