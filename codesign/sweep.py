@@ -52,7 +52,7 @@ from codesign.simulate import Simulator
 from codesign.user_code import Arrays, calibration_samples
 from targets.target import find
 
-SOLVER = "2"
+SOLVER = "3"
 """Version of the solvers and the simulator: a new one makes old sensitivities and scores unusable."""
 
 

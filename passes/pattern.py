@@ -3,21 +3,24 @@
 PCONV (Ma et al. 2020) and PatDNN (Niu et al. 2020) choose a pattern for each single kernel and remove
 whole kernels besides (connectivity pruning). Shared by the outputs of a register tile, a pattern costs
 the vector-sparse kernel nothing: it reads fewer inputs for each block of outputs, and runs as densely.
+Patterns of single kernels have a kernel of their own, with vectors over the columns of the image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from tvm import relax
 
-from passes.formats import Pruned, Structure
+from passes.formats import Parts, Place, Pruned, Solved, Structure, Writer
 from passes.report import Refusal
 from passes.solve.patterns import natural_entries, natural_patterns, prune_patterns
-from passes.sparse import Sparse
+from passes.sparse import Sparse, required_mask
+from targets.kernels.conv_pattern import conv_pattern, pack_pattern
 
 if TYPE_CHECKING:
     from passes.sites import Linear
@@ -84,11 +87,34 @@ class Pattern(Sparse):
     def structure(self) -> Structure:
         return Patterned(self.kernel, self.density, self.count, self.block)
 
+    def pack(self, solved: Solved, site: Linear, block: int) -> Parts:
+        if self.block > 1:
+            return super().pack(solved, site, block)
+        assert site.window is not None
+        window = site.window.with_channels(solved.weight.shape[1] // site.taps)
+        weight = solved.weight.reshape(-1, window.channels, *window.kernel)
+        packed = pack_pattern(weight, required_mask(solved, 1, block), window)
+        return dict(zip(("values", "channel", "pattern", "table"), packed, strict=True))
+
+    def write(
+        self, graph: Writer, x: relax.Expr, weights: Sequence[relax.Var], solved: Solved, to: Place
+    ) -> relax.Expr:
+        if self.block > 1:
+            return super().write(graph, x, weights, solved, to)
+        assert to.site.window is not None
+        batch, *_, channels = (int(d) for d in x.ty.shape.values)
+        window = to.site.window.with_channels(channels)
+        n, kept, taps = (int(d) for d in weights[0].ty.shape.values)
+        patterns = int(weights[3].ty.shape.values[0])
+        kernel = graph.kernel(conv_pattern(batch, window, n, kept, patterns, taps), "conv_pattern")
+        return relax.call_tir(kernel, [x, *weights], to.ty)
+
     def __str__(self) -> str:
         kept = natural_entries(self.kernel)
         connected = "" if self.density >= 1 else f", {self.density:.2g} of the channels"
         taps = self.kernel[0] * self.kernel[1]
-        return f"patterns of {kept} in {taps} shared by {self.block}{connected}"
+        shared = f"shared by {self.block}" if self.block > 1 else "of single kernels"
+        return f"patterns of {kept} in {taps} {shared}{connected}"
 
 
 @dataclass(frozen=True)
@@ -98,11 +124,14 @@ class PatternConfig:
     Attributes:
         shares: shares of the input channels kept for each block of outputs.
         parts: outputs that share patterns, as parts of the target's block: 1 is the whole block.
+        single: offer patterns of single kernels too. They keep more quality, but cost the solver a problem
+            for each output, and their kernel is slower than patterns shared by the fewest outputs.
         min_channels: a convolution of fewer input channels is left as it is.
     """
 
     shares: tuple[float, ...] = (1.0, 0.5, 1 / CONNECTIVITY)
     parts: tuple[int, ...] = (1, 2, 4)
+    single: bool = False
     min_channels: int = 16
 
 
@@ -121,11 +150,17 @@ def choices(
     if (reason := _refused(site, target, config)) is not None:
         return [], [Refusal(site.name, NAME, reason)]
     assert site.window is not None
+    single = config.single and site.window.strides == (1, 1)
+    blocks = [*(target.block // part for part in config.parts), *([1] if single else [])]
     offers = [
-        Pattern(share, target.block // part, site.window.kernel)
+        Pattern(share, block, site.window.kernel)
         for share in sorted(config.shares, reverse=True)
-        for part in config.parts
+        for block in blocks
     ]
+    if config.single and not single:
+        return offers, [
+            Refusal(site.name, f"{NAME} of single kernels", "its kernel has no strides")
+        ]
     return offers, []
 
 

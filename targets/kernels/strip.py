@@ -20,8 +20,10 @@ from targets.kernels.linear import ROW_SLACK
 from targets.kernels.primfunc import FAMILY, dims
 from targets.kernels.window import Window
 
-STRIP_BYTES = 1 << 18
-"""Bytes of a strip that leave room for weights in the second-level cache of any core we know."""
+STRIP_BYTES = 1 << 19
+"""Bytes of a strip: a part of the second-level cache, yet so much that all weights pass through it few
+times. On a core with 2 MiB of it, 512 -> 512 channels on 28 x 28 took 22.9 ms with half, 20.8 ms with
+this, 21.0 ms with twice as much; fewer channels preferred this or half of it."""
 
 STRIP_COLUMNS = "codesign.strip_columns"
 """Annotation on the block that makes strips: columns of a row."""

@@ -34,6 +34,12 @@ def test_offers_are_shares_of_channels_by_width_of_sharing():
     assert len(offers) == 9
     assert not refusals
     assert all(form(f.setting, TARGET) == f for f in offers)
+    alone, _ = choices(site(), TARGET, PatternConfig(shares=(1.0,), single=True))
+    assert [f.block for f in alone] == [16, 8, 4, 1]
+    strided = site(window=replace(WINDOW, strides=(2, 2)))
+    shared, (refusal,) = choices(strided, TARGET, PatternConfig(shares=(1.0,), single=True))
+    assert [f.block for f in shared] == [16, 8, 4]
+    assert "no strides" in refusal.reason
     five = Pattern(0.5, 16, (5, 5))
     assert form(five.setting, TARGET) == five
 
@@ -90,8 +96,9 @@ def prepared():
         lambda s: Sparse(0.5, 8),
         lambda s: Pattern(1.0, 16, s.window.kernel),
         lambda s: Pattern(0.4, 8, s.window.kernel),
+        lambda s: Pattern(0.5, 1 if s.window.strides == (1, 1) else 16, s.window.kernel),
     ],
-    ids=["sparse 16", "sparse 8", "pattern 16", "pattern and connectivity 8"],
+    ids=["sparse 16", "sparse 8", "pattern 16", "pattern and connectivity 8", "single kernels"],
 )
 def test_a_formatted_network_is_that_of_its_effective_weights(prepared, execute, form_of):
     rng = np.random.default_rng(1)

@@ -16,7 +16,7 @@ from targets.errors import TargetError
 from targets.kernels.conv import conv, pack_conv
 from targets.kernels.epilogue import with_epilogue
 from targets.kernels.spaces import schedules
-from targets.kernels.strip import rows_in, strip_rows
+from targets.kernels.strip import STRIP_BYTES, rows_in, strip_rows
 from targets.kernels.window import Window
 from targets.target import Target, find
 
@@ -81,7 +81,7 @@ def test_every_schedule(run, close, nb):
         close(y, convolved(x, w, window))
 
 
-def several_strips(height=24):
+def several_strips(height=48):
     """A window on images so wide that a strip holds few rows of them."""
     window = Window(height, 130, 20, (3, 3), padding=(1, 1, 1, 1))
     assert 1 < strip_rows(window) < height
@@ -102,7 +102,7 @@ def test_strips_are_bounded():
         window = Window(size, size, channels, (3, 3), padding=(1, 1, 1, 1))
         rows = strip_rows(window)
         assert window.out_height % rows == 0
-        assert rows_in(window, rows) * (size + 2) * channels * 4 <= 1 << 18 or rows <= 2
+        assert rows_in(window, rows) * (size + 2) * channels * 4 <= STRIP_BYTES or rows <= 2
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])

@@ -59,8 +59,8 @@ def test_patterns(run, close, target, name):
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_strips_and_epilogue_with_threads(run, close, threaded, batch):
-    window = Window(25, 130, 20, (3, 3), padding=(1, 1, 1, 1))
-    assert 1 < strip_rows(window) < 25
+    window = Window(55, 130, 20, (3, 3), padding=(1, 1, 1, 1))
+    assert 1 < strip_rows(window) < 55
     x, w, mask = arrays(batch, window, 10, 6, 4)
     packed = pack_pattern(w, mask, window)
     bias = np.linspace(-1, 1, 10, dtype=np.float32)
