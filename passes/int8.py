@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from passes import sparse
+from passes.channel_groups import ChannelGroups
 from passes.errors import PassError
 from passes.formats import ROWS, Balanced, Format, Parts, Place, Seen, Solved, Writer
 from passes.report import Refusal
@@ -46,7 +47,7 @@ class Int8(Format):
         return {} if self.density >= 1 else {"density": self.density}
 
     @property
-    def structure(self) -> Balanced | None:
+    def structure(self) -> Balanced | ChannelGroups | None:
         return None if self.density >= 1 else Balanced(self.density, GROUP, self.block)
 
     def represent(
@@ -119,7 +120,8 @@ def choices(
 ) -> tuple[list[Int8], list[Refusal]]:
     """Formats offered for a site, densest first, and what is refused."""
     config = config or Int8Config()
-    if (reason := _refused(site, target, config)) is not None:
+    reason = _needs_static(site) or refused(site, target, config)
+    if reason is not None:
         return [], [Refusal(site.name, NAME, reason)]
     offers: list[Int8] = []
     refusals: list[Refusal] = []
@@ -141,16 +143,19 @@ def lacks_dot_product(target: Target) -> str | None:
     return f"{target.name} has no instruction for int8 dot products (VNNI)"
 
 
-def _refused(site: Linear, target: Target, config: Int8Config) -> str | None:
-    """Why int8 is not offered at all for a layer; None if it is."""
-    if site.window is not None:
-        return (
-            "a convolution reads windows of many rows, and each row would have a scale of its own"
-        )
+def _needs_static(site: Linear) -> str | None:
+    """Why a layer cannot have scales that come with its rows; None if it can."""
+    if site.window is None:
+        return None
+    return "a convolution reads windows of many rows, and each row would have a scale of its own"
+
+
+def refused(site: Linear, target: Target, config: Int8Config) -> str | None:
+    """Why no int8 is offered for a layer, dynamic or static; None if it is."""
     if config.needs_dot_product and (lack := lacks_dot_product(target)) is not None:
         return lack
     if site.in_features < config.min_inputs:
-        return f"{site.in_features} inputs are too few to pay for quantising rows"
+        return f"{site.in_features} inputs are too few to pay for quantising them"
     if site.out_features < config.min_outputs:
-        return f"{site.out_features} outputs are too few to pay for quantising rows"
+        return f"{site.out_features} outputs are too few to pay for quantising them"
     return None

@@ -8,21 +8,24 @@ them. The price is scales that serve all rows; see `passes.solve.ranges` for how
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from tvm import relax
 
-from passes import int8
+from passes import int8, sparse
+from passes.channel_groups import ChannelGroups, by_groups
 from passes.errors import PassError
-from passes.formats import Parts, Place, Seen, Solved, Writer
+from passes.formats import Balanced, Parts, Place, Seen, Solved, Writer
 from passes.int8 import Int8, Int8Config
 from passes.report import Refusal
 from passes.solve.gptq import codes_of, quantize_rows
 from passes.solve.ranges import fitted
 from passes.sparse import required_mask
+from targets.kernels.conv_int8 import conv_int8, pack_conv_int8
+from targets.kernels.conv_sparse_int8 import conv_sparse_int8, pack_conv_sparse_int8
 from targets.kernels.linear_int8 import GROUP, pack_int8, static_int8, static_shift
 from targets.kernels.linear_sparse_int8 import pack_sparse_int8, static_sparse_int8
 from targets.kernels.quantize_static import quantizer
@@ -30,6 +33,7 @@ from targets.kernels.quantize_static import quantizer
 if TYPE_CHECKING:
     from passes.sites import Linear
     from passes.solve.gram import Gram
+    from targets.kernels.window import Window
     from targets.target import Target
 
 NAME = "int8_static"
@@ -45,69 +49,126 @@ class Int8Static(Int8):
 
     Attributes:
         method: how the range is chosen, see `passes.solve.ranges.fitted`.
+        taps: positions of the kernel of a convolution, whose channels have a scale each.
     """
 
     method: str = METHOD
+    taps: int = 1
 
     name: ClassVar[str] = NAME
 
     @property
     def setting(self) -> dict[str, Any]:
-        return super().setting | ({} if self.method == METHOD else {"method": self.method})
+        method = {} if self.method == METHOD else {"method": self.method}
+        return super().setting | method | ({} if self.taps == 1 else {"taps": self.taps})
+
+    @property
+    def structure(self) -> Balanced | ChannelGroups | None:
+        if self.density >= 1 or self.taps == 1:
+            return super().structure
+        return ChannelGroups(self.density, self.taps, self.block)
 
     def represent(
         self, weight: NDArray[np.float32], mask: NDArray[np.bool_] | None, gram: Gram
     ) -> tuple[NDArray[np.float32], Parts]:
-        codes = fitted(gram.values, weight, self.method)
-        step = codes.scale.astype(np.float64)
+        codes = fitted(gram.values, weight, self.method, self.taps)
+        step = np.repeat(codes.scale.astype(np.float64), self.taps)
+        order = np.arange(len(step)) if mask is None else by_groups(len(step), self.taps)
         # a step of an input is worth its scale times the weight, which is what has a grid
+        unit = (gram.xx / np.outer(step, step))[np.ix_(order, order)]
         grid, scale = quantize_rows(
-            weight * step, gram.xx / np.outer(step, step), mask, group=GROUP, block=self.block
+            (weight * step)[:, order], unit, mask, group=GROUP, block=self.block
         )
+        effective = np.empty_like(weight, dtype=np.float64)
+        effective[:, order] = grid
         parts: Parts = {"scale": scale, "x_scale": codes.scale, "x_zero": codes.zero}
-        return (grid / step).astype(np.float32), parts
+        return (effective / step).astype(np.float32), parts
 
     def seen(self, parts: Parts) -> Seen:
         return Seen(8, tuple(parts["x_scale"].tolist()), tuple(parts["x_zero"].tolist()))
 
     def placeholder(self, rows: int, columns: int) -> Parts:
-        inputs = {"x_scale": np.ones(columns, np.float32), "x_zero": np.zeros(columns, np.int32)}
+        channels = columns // self.taps
+        inputs = {"x_scale": np.ones(channels, np.float32), "x_zero": np.zeros(channels, np.int32)}
         return super().placeholder(rows, columns) | inputs
 
     def pack(self, solved: Solved, site: Linear, block: int) -> Parts:
         if solved.scale is None or "x_scale" not in solved.parts:
             raise PassError(f"{site.name} is to be int8 with static scales and has none")
-        step, zero = solved.parts["x_scale"], solved.parts["x_zero"]
-        codes = codes_of(solved.weight.astype(np.float64) * step, solved.scale)
-        if self.structure is None:
-            packed: Parts = {"q": pack_int8(codes, block)[0]}
+        scale, zero = solved.parts["x_scale"], solved.parts["x_zero"]
+        step = np.repeat(scale.astype(np.float64), self.taps)
+        codes = codes_of(solved.weight * step, solved.scale)
+        shift = static_shift(codes, np.repeat(zero, self.taps))
+        inverse, offset = quantizer(scale, zero)
+        inputs: Parts = {"inverse": inverse, "offset": offset}
+        mask = None if self.structure is None else required_mask(solved, self.block, block)
+        if site.window is None:
+            packed = _linear_weights(codes, mask, block)
         else:
-            values, index, _ = pack_sparse_int8(
-                codes, required_mask(solved, self.block, block), block
-            )
-            packed = {"values": values, "index": index}
-        inverse, offset = quantizer(step, zero)
-        inputs = {"inverse": inverse, "offset": offset}
-        return inputs | packed | {"scale": solved.scale, "shift": static_shift(codes, zero)}
+            packed = _conv_weights(codes, mask, zero, site.window, block)
+        return inputs | packed | {"scale": solved.scale, "shift": shift}
 
     def write(
         self, graph: Writer, x: relax.Expr, weights: Sequence[relax.Var], solved: Solved, to: Place
     ) -> relax.Expr:
-        *lead, k = (int(d) for d in x.ty.shape.values)
-        n = len(solved.weight)
         inverse, offset, *packed = weights
-        if self.structure is None:
-            kernel = graph.kernel(static_int8(lead, k, n, to.block), "linear_int8_static")
+        (codes,) = graph.seen(x, solved.seen, (inverse, offset))
+        lead, n, mask = _shape(x)[:-1], len(solved.weight), solved.mask
+        kept = 0 if mask is None else int(mask[0].sum())
+        if to.site.window is None:
+            k = _shape(x)[-1]
+            func = (
+                static_int8(lead, k, n, to.block)
+                if mask is None
+                else static_sparse_int8(lead, k, n, to.block, kept)
+            )
         else:
-            kept = int(packed[1].ty.shape.values[1])
-            func = static_sparse_int8(lead, k, n, to.block, kept)
-            kernel = graph.kernel(func, "linear_sparse_int8_static")
-        codes = graph.seen(x, solved.seen, (inverse, offset))
-        return relax.call_tir(kernel, [*codes, *packed], to.ty)
+            window = to.site.window.with_channels(_shape(codes)[-1])
+            func = (
+                conv_int8(lead[0], window, n, to.block)
+                if mask is None
+                else conv_sparse_int8(lead[0], window, n, to.block, kept)
+            )
+        kind = "linear" if to.site.window is None else "conv"
+        name = f"{kind}_int8_static" if mask is None else f"{kind}_sparse_int8_static"
+        return relax.call_tir(graph.kernel(func, name), [codes, *packed], to.ty)
 
     def __str__(self) -> str:
         text = "int8 static" if self.density >= 1 else f"int8 static density {self.density:g}"
         return text if self.method == METHOD else f"{text} {self.method}"
+
+
+def _linear_weights(codes: NDArray[np.int8], mask: NDArray[np.bool_] | None, block: int) -> Parts:
+    """What the kernel of a linear layer reads."""
+    if mask is None:
+        return {"q": pack_int8(codes, block)[0]}
+    values, index, _ = pack_sparse_int8(codes, mask, block)
+    return {"values": values, "index": index}
+
+
+def _conv_weights(
+    codes: NDArray[np.int8],
+    mask: NDArray[np.bool_] | None,
+    zero: NDArray[np.int32],
+    window: Window,
+    block: int,
+) -> Parts:
+    """What the kernel of a convolution reads, the codes of padding among it."""
+    image = codes.reshape(len(codes), len(zero), *window.kernel)
+    window = window.with_channels(-(-len(zero) // GROUP) * GROUP)
+    padding: Parts = {}
+    if window.padded:
+        wide = np.zeros(window.channels, np.uint8)
+        wide[: len(zero)] = zero
+        padding = {"zero": wide}
+    if mask is None:
+        return padding | {"q": pack_conv_int8(image, window, block)}
+    values, index = pack_conv_sparse_int8(image, mask, window, block)
+    return padding | {"values": values, "index": index}
+
+
+def _shape(x: relax.Expr) -> list[int]:
+    return [int(d) for d in x.ty.shape.values]
 
 
 @dataclass(frozen=True)
@@ -126,14 +187,32 @@ class Int8StaticConfig:
 def form(setting: Mapping[str, Any], target: Target) -> Int8Static:
     """The format that a setting stands for."""
     density, method = float(setting.get("density", 1.0)), str(setting.get("method", METHOD))
-    return Int8Static(density, target.block, method)
+    return Int8Static(density, target.block, method, int(setting.get("taps", 1)))
 
 
 def choices(
     site: Linear, target: Target, config: Int8StaticConfig | None = None
 ) -> tuple[list[Int8Static], list[Refusal]]:
-    """Formats offered for a site, densest first, and what is refused: where int8 is, for its reasons."""
+    """Formats offered for a site, densest first, and what is refused."""
     config = config or Int8StaticConfig()
-    dynamic, refused = int8.choices(site, target, config.int8)
-    offers = [Int8Static(f.density, f.block, m) for f in dynamic for m in config.methods]
-    return offers, [replace(r, op=r.op.replace(int8.NAME, NAME, 1)) for r in refused]
+    if (reason := int8.refused(site, target, config.int8)) is not None:
+        return [], [Refusal(site.name, NAME, reason)]
+    offers: list[Int8Static] = []
+    refusals: list[Refusal] = []
+    for density in sorted(config.int8.densities, reverse=True):
+        found = [Int8Static(density, target.block, m, site.taps) for m in config.methods]
+        if (reason := _too_sparse(site, found[0], config.int8)) is None:
+            offers += found
+        else:
+            refusals.append(Refusal(site.name, f"{NAME} {density:g}", reason))
+    return offers, refusals
+
+
+def _too_sparse(site: Linear, form: Int8Static, config: Int8Config) -> str | None:
+    """Why a density is not offered; None if it is."""
+    if form.structure is None:
+        return None
+    channels = site.in_features // site.taps
+    if site.taps > 1 and channels % GROUP:
+        return f"{channels} channels are no whole groups of {GROUP}, which stay or go together"
+    return sparse.refused(site, form.structure, config.sparse)

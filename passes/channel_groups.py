@@ -1,0 +1,73 @@
+"""The structure of sparse int8 convolutions: channels stay or go by fours, at each position by itself.
+
+Four channels at one position of the kernel are what one instruction multiplies. So four channels share a
+pattern, each block of outputs has its own patterns, and groups of channels may be missing altogether.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from passes.errors import PassError
+from passes.formats import Pruned
+from passes.solve.obs import prune_inputs
+from targets.kernels.linear_int8 import GROUP
+
+
+@dataclass(frozen=True)
+class ChannelGroups:
+    """Every block of outputs keeps equally many groups of four channels at a position.
+
+    Its masks are bool [ceil(O / block), C / 4 * taps], position by position for each four channels.
+
+    Attributes:
+        keep: share of the groups kept; at least one is, at most all.
+        taps: positions of the kernel.
+        block: outputs that share one list.
+    """
+
+    keep: float
+    taps: int
+    block: int
+    group: int = GROUP
+
+    def kept(self, columns: int) -> int:
+        """Groups kept in each block of a weight of ``columns`` inputs."""
+        groups = columns // self.group
+        return max(1, min(groups, round(self.keep * groups)))
+
+    def empty(self, rows: int, columns: int) -> NDArray[np.bool_]:
+        mask = np.zeros((-(-rows // self.block), columns // self.group), np.bool_)
+        mask[:, : self.kept(columns)] = True
+        return mask
+
+    def prune(self, weight: NDArray[np.float64], gram: NDArray[np.float64]) -> Pruned:
+        order = by_groups(weight.shape[1], self.taps)
+        kept = self.kept(weight.shape[1])
+        grouped = np.ascontiguousarray(weight[:, order])
+        solved, mask = prune_inputs(
+            grouped, gram[np.ix_(order, order)], kept, self.group, self.block
+        )
+        out = np.empty_like(solved)
+        out[:, order] = solved
+        return out, mask
+
+
+def by_groups(columns: int, taps: int) -> NDArray[np.intp]:
+    """The inputs [C * taps] of a convolution in an order in which the members of a group are neighbours.
+
+    Raises:
+        PassError: channels that are no multiple of four.
+    """
+    channels = columns // taps
+    if channels % GROUP and taps > 1:
+        raise PassError(
+            "channels that are no whole groups", got=str(channels), allowed=f"a multiple of {GROUP}"
+        )
+    if taps == 1:
+        return np.arange(columns)
+    order = np.arange(columns).reshape(-1, GROUP, taps).transpose(0, 2, 1)
+    return order.reshape(-1)
