@@ -55,6 +55,17 @@ SPARSE = choices(
 SPARSE_INT8 = choices(
     layer0_ffn_up={"int8": {"density": 0.5}}, layer1_attention_out={"int8": {"density": 0.25}}
 )
+STATIC = choices(
+    layer0_attention_qkv={"int8_static": {}},
+    layer0_attention_out={"int8_static": {"method": "percentile 99.9"}},
+    layer0_ffn={"ffn": {"keep": 64}},
+    layer0_ffn_up={"int8_static": {"density": 0.5}},
+    layer0_ffn_down={"int8_static": {}},
+    layer1_attention={"heads": {"keep": 3}, "int8_attention": {}},
+    layer1_attention_out={"int8_static": {}},
+    layer1_ffn_up={"int8": {}},
+    layer1_ffn_down={"int8_static": {}},
+)
 DROPPED = choices(layer0={DROP: {"drop": True}}, layer1_ffn_up={"int8": {}})
 LAST_DROPPED = choices(layer1={DROP: {"drop": True}}, layer0_ffn={"ffn": {"keep": 32}})
 MIXED = choices(
@@ -76,6 +87,7 @@ CANDIDATES = {
     "int8 attention": INT8_ATTENTION,
     "sparse": SPARSE,
     "sparse int8": SPARSE_INT8,
+    "static int8": STATIC,
     "first layer dropped": DROPPED,
     "last layer dropped": LAST_DROPPED,
     "mixed": MIXED,
