@@ -87,8 +87,8 @@ def sweep_request(
     if not prepared.sites.layers:
         raise UserError(
             "there is nothing in this model that a sweep could compress",
-            got=f"{len(prepared.sites.linears)} linear layers, no encoder layer",
-            allowed="transformer encoders: attention and FFN with residual sums",
+            got=f"{len(prepared.sites.linears)} linear layers and convolutions, none in a section",
+            allowed="encoder layers, or linear layers and convolutions between places where all paths meet",
             next=f"codesign compile {config.model}",
         )
     run = str(folder.resolve())

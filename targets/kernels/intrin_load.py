@@ -1,9 +1,9 @@
 """Tensor intrinsics that load weights and prefetch those needed later, registered on import.
 
 A product reads each weight once for each register tile of rows. Where all weights together do not
-fit the second-level cache, the first tile of a block waits for memory: hardware prefetchers end at
-every 4 KiB, and out-of-order execution sees only a few steps ahead. Prefetching AHEAD bytes ahead
-took 512 -> 512 channels on 7 x 7 from 61 to 76 % of peak on a Sapphire Rapids core.
+fit the second-level cache, the first tile of a block waits for memory. Prefetching AHEAD bytes ahead
+took the convolution of 512 -> 512 channels on 7 x 7 from 49 to 60 % of peak on a Sapphire Rapids core
+shared with other work, 256 -> 256 on 14 x 14 from 78 to 86 %; a linear layer of 64 -> 64 lost 2 %.
 """
 
 # TVMScript is read as Python by TVM alone: its annotations are buffers, not types.
@@ -15,7 +15,7 @@ from tvm import s_tir, tirx
 from tvm.script import tirx as T
 
 AHEAD = 4096
-"""Bytes between a load and its prefetch: a page, some hundred cycles of a register tile."""
+"""Bytes between a load and its prefetch: 32 steps of a tile of 32 outputs."""
 
 _LINE = 64  # bytes of a cache line
 _WIDTHS = (8, 16, 32, 48, 64)

@@ -202,12 +202,12 @@ def test_the_same_call_again_measures_no_candidate(
     }
 
 
-def test_a_model_without_layers_is_refused(folder: Path, quality: Quality) -> None:
+def test_a_model_without_weights_is_refused(folder: Path, quality: Quality) -> None:
     import torch
 
     with pytest.raises(UserError, match="nothing in this model") as raised:
         sweep_model(
-            (torch.nn.Linear(8, 4), (torch.zeros(2, 8),)),
+            (torch.nn.ReLU(), (torch.zeros(2, 8),)),
             quality=quality,
             calibration=lambda: [{"input": np.zeros((2, 8), np.float32)}],
             metric="cosine",
