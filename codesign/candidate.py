@@ -107,6 +107,8 @@ class Candidate:
 
 def _word(key: str, value: Any, alone: bool) -> str:
     """A setting's value as people say it: ``int8`` for bits=8, a bare number if it stands alone."""
+    if key == "taps":  # the layer is a convolution: its name says so
+        return ""
     if key == "bits":
         return "int8" if value == 8 else f"{value}-bit"
     if isinstance(value, bool):

@@ -20,6 +20,7 @@ from passes import (
 from passes.formats import DENSE, Format
 from passes.int8 import Int8Config
 from passes.int8_static import Int8StaticConfig
+from passes.pattern import CONNECTIVITY, PatternConfig
 from passes.report import Refusal
 from passes.sites import Linear
 from passes.sparse import SparseConfig
@@ -34,6 +35,8 @@ DENSE_STATIC = Int8StaticConfig(int8=DENSE_INT8)
 SPARSE = SparseConfig(densities=(0.5,))
 """Where int8 exists, float32 sparsity is offered thinly: it rarely wins there."""
 SPARSE_CONV = SparseConfig(densities=(0.5, 0.25, 0.125))
+PATTERN = PatternConfig(shares=(1.0, 1 / CONNECTIVITY), parts=(1, 4))
+"""Each pattern offer costs the solver more than all others together."""
 
 PARSERS = (codebook, bf16, int8, int8_static, sparse, pattern, low_rank, tucker, weight_only)
 """The passes that give a layer a format, each with ``NAME`` and ``form(setting, target)``."""
@@ -51,7 +54,7 @@ def formats_for(
     ]
     # what has no meaning for a kind of layer is not even refused there
     if conv:
-        offers += [(pattern.NAME, pattern.choices, None), (tucker.NAME, tucker.choices, None)]
+        offers += [(pattern.NAME, pattern.choices, PATTERN), (tucker.NAME, tucker.choices, None)]
     else:
         offers += [
             (bf16.NAME, bf16.choices, None),

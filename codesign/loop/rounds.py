@@ -42,7 +42,8 @@ class Rounds:
 
     Attributes:
         tables: as measured, without corrections.
-        deadline: time at which no further candidate is begun, as `time.monotonic` tells it.
+        deadline: time at which no further candidate is begun, as `time.monotonic` tells it; the first
+            round is run all the same, or a short budget would end in nothing.
         judged: everything built and evaluated, in order.
         failed: key -> why a candidate could not be had.
         changes: what measuring changed in the choices.
@@ -64,7 +65,7 @@ class Rounds:
         most = self.config.budget.measurements
         self.progress.start("search: build and measure candidates", most or 16)
         number = 0
-        while self._goes_on(most):
+        while number == 0 or self._goes_on(most):
             number += 1
             before = self.corrected()
             k = EACH_ROUND if most is None else min(EACH_ROUND, most - len(self.judged))
@@ -93,10 +94,14 @@ class Rounds:
     def _round(self, plans: list[Plan], number: int) -> None:
         calibration = self.calibration()
         candidates = [self.tables.candidate(plan.picks) for plan in plans]
-        solved = self.judge.solve(candidates, lambda: time.monotonic() < self.deadline)
+
+        def goes_on() -> bool:
+            return number == 1 or time.monotonic() < self.deadline
+
+        solved = self.judge.solve(candidates, goes_on)
         built = []
         for plan, candidate in zip(plans, candidates, strict=True):
-            if candidate.key not in solved and time.monotonic() > self.deadline:
+            if candidate.key not in solved and not goes_on():
                 continue
             try:
                 made, error = self.judge.build(candidate, solved.pop(candidate.key, None))
