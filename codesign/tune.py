@@ -66,7 +66,10 @@ class Tuned:
 
 @dataclass
 class _Task:
-    """One kernel on its way: its candidates by hash, best guess first, and what is known."""
+    """One kernel on its way: its candidates by hash, best guess first, and what is known.
+
+    ``built`` has the artifacts of those that were tried just now, by hash.
+    """
 
     kernel: Kernel
     key: MeasureKey
@@ -77,6 +80,7 @@ class _Task:
     made: int = 0
     reused: int = 0
     pending: list[str] = field(default_factory=list)
+    built: dict[str, str] = field(default_factory=dict)
 
     @property
     def best(self) -> float:
@@ -213,8 +217,8 @@ class _Tuner:
         if built.artifact_path is None:
             measurement = Measurement.failed(str(built.error_msg), stage="build")
         else:
-            timed = self._time(task, str(built.artifact_path))
-            measurement = self._checked(task, h, timed)
+            task.built[h] = str(built.artifact_path)
+            measurement = self._checked(task, h, self._time(task, task.built[h]))
         if measurement.ok:  # traces first: a record without its trace would be useless
             seconds = measurement.seconds
             self.database.add(task.kernel.func, task.candidates[h], seconds, self.target.tvm())
@@ -266,16 +270,19 @@ class _Tuner:
         return Tuned(func, measurement, task.made, task.reused)
 
     def _again(self, task: _Task, hashes: list[str]) -> dict[str, Measurement]:
-        inputs = [self._builder_input(task.candidates[h]) for h in hashes]
-        results = self.builder.build(inputs)
-        return {
-            h: Measurement.failed(str(r.error_msg))
-            if r.artifact_path is None
-            else self._final(str(r.artifact_path))
-            for h, r in zip(hashes, results, strict=True)
-        }
+        """Time candidates once more; those known from earlier runs are built first."""
+        missing = [h for h in hashes if h not in task.built]
+        results = self.builder.build([self._builder_input(task.candidates[h]) for h in missing])
+        found: dict[str, Measurement] = {}
+        for h, result in zip(missing, results, strict=True):
+            if result.artifact_path is None:
+                found[h] = Measurement.failed(str(result.error_msg))
+            else:
+                task.built[h] = str(result.artifact_path)
+        return found | {h: self._final(task.built[h]) for h in hashes if h not in found}
 
     def _final(self, artifact: str) -> Measurement:
+        self.backend.give_up.pop(artifact, None)
         self.backend.run(artifact)
         return self.backend.timed[artifact].measurement
 
