@@ -78,6 +78,11 @@ class Target:
         """True if one instruction multiplies bfloat16 pairs and adds two products to a float32."""
         return "avx512bf16" in self.features
 
+    @property
+    def has_fp16(self) -> bool:
+        """True if it multiplies and adds float16, twice as many at once as float32."""
+        return bool(self.features & {"avx512fp16", "fullfp16"})
+
     def with_threads(self, threads: int) -> Target:
         """The same target for another number of threads (at least 1)."""
         if threads < 1:
