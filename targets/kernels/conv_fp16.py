@@ -8,7 +8,7 @@ from tvm import te, tirx
 
 from targets.kernels.conv import accumulator_shape, outputs, pack_conv, run_offset, runs
 from targets.kernels.conv_bf16 import with_channels
-from targets.kernels.linear_fp16 import CHUNK, chunk_of
+from targets.kernels.linear_fp16 import CHUNK, chunk_of, short_sum
 from targets.kernels.primfunc import axis, dims, family, prim_func
 from targets.kernels.strip import source
 from targets.kernels.window import Window
@@ -42,7 +42,7 @@ def conv_fp16(batch: int, window: Window, n: int, nb: int) -> tirx.PrimFunc:
     ) -> tirx.Expr:  # fmt: skip
         run, at = down * some + r, along * few + k
         number = read.at(b, row, column, run_offset(window, run) + at)
-        return te.sum(number * w[o, run, at, j], axis=[r, k])
+        return short_sum(number * w[o, run, at, j], axis=[r, k])
 
     part = te.compute(dims(count // some, length // few, *shape), short, name="part")
     acc = te.compute(
