@@ -73,12 +73,15 @@ def float16(x: tirx.Expr) -> tirx.Expr:
     """A float32 rounded to the nearest float16, ties to even, as a float32: infinite from 65520 on.
 
     In arithmetic that every processor has. Below 2^-14, the smallest normal float16, all numbers are
-    steps of 2^-24 apart, as are float32 from 1/2 to 1.
+    steps of 2^-24 apart, as are float32 from 1/2 to 1: their bits count the steps. (Taking off in float32
+    what was added would be optimised away.)
     """
     size = tirx.abs(x)
     normal = tirx.Select(size < f32(65520), shortened(x, 13), x * f32(math.inf))
-    shift = tirx.Select(x < f32(0), f32(-0.75), f32(0.75))
-    return tirx.Select(size < f32(2**-14), (x + shift) - shift, normal)
+    half = tirx.IntImm("int32", 0x3F000000)
+    steps = (tirx.reinterpret("int32", size + f32(0.5)) - half).astype("float32") * f32(2**-24)
+    small = tirx.Select(x < f32(0), -steps, steps)
+    return tirx.Select(size < f32(2**-14), small, normal)
 
 
 def shortened(x: tirx.Expr, bits: int) -> tirx.Expr:
