@@ -93,6 +93,12 @@ def compile(
     int8_attention: Annotated[
         bool, typer.Option("--int8-attention", help="The products of attention in int8.")
     ] = False,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="All linear layers and convolutions in bfloat16.")
+    ] = False,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="All linear layers and convolutions in float16.")
+    ] = False,
     codebook: Annotated[
         int,
         typer.Option(min=0, max=256, help="Values that weights of a layer take, for size; 0: any."),
@@ -113,6 +119,8 @@ def compile(
             output=output,
             int8=int8,
             int8_attention=int8_attention,
+            bf16=bf16,
+            fp16=fp16,
             codebook=codebook,
             dims=parse_dims(dim),
             progress=progress,

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from codesign.bundle import Bundle
 from codesign.device import this_device
+from codesign.errors import UserError
 from codesign.files import writable_folder
 from codesign.frontend import Parity
 from codesign.loop.kernel_table import kernel_rows
@@ -23,10 +24,13 @@ from codesign.progress import ProgressReporter, Silent
 from codesign.records import Records
 from codesign.report import KernelRow
 from codesign.schema import dump
+from passes.bf16 import Bf16, lacks_bf16
 from passes.codebook import Codebook, CodebookConfig
 from passes.codebook import choices as codebook_choices
 from passes.format_linear import format_linears
 from passes.formats import Solved
+from passes.fp16 import Fp16, lacks_fp16
+from passes.half import Half, HalfConfig, offered
 from passes.int8 import Int8
 from passes.int8 import choices as int8_choices
 from passes.int8_attention import choices as int8_attention_choices
@@ -34,6 +38,7 @@ from passes.int8_attention import quantize_attention
 from passes.model import Model
 from passes.solve.codebook import cluster
 from passes.solve.gptq import quantize_rows
+from passes.solve.values import Values
 from targets.target import Target, find
 
 
@@ -91,6 +96,8 @@ def compile_model(
     output: str | Path | None = None,
     int8: bool = False,
     int8_attention: bool = False,
+    bf16: bool = False,
+    fp16: bool = False,
     codebook: int = 0,
     dims: Mapping[str, int] | None = None,
     progress: ProgressReporter | None = None,
@@ -105,6 +112,7 @@ def compile_model(
         output: folder of the bundle; default ``build/<model's name>``.
         int8: linear layers in dynamic int8, weights rounded to nearest.
         int8_attention: the products of attention in int8 too, or alone.
+        bf16, fp16: linear layers and convolutions in numbers of 16 bits.
         codebook: values that the weights of a layer may take, 2 to 256, for a smaller bundle; 0 is any.
         dims: sizes of dynamic dimensions.
         progress: hears of the work.
@@ -113,6 +121,7 @@ def compile_model(
         UserError: anything that the user can mend.
     """
     progress = progress or Silent()
+    _require_one_format(int8=int8, bf16=bf16, fp16=fp16)
     described = find(target, threads)
     progress.start("import the model", 1)
     prepared = prepare(model, dims)
@@ -126,6 +135,10 @@ def compile_model(
         graph = in_codebooks(prepared, described, codebook, graph)
     if int8:
         graph = in_int8(prepared, described, graph)
+    if bf16:
+        graph = in_half(prepared, described, Bf16(), lacks_bf16(described), graph)
+    if fp16:
+        graph = in_half(prepared, described, Fp16(), lacks_fp16(described), graph)
     with (
         Records(path.parent / "records.sqlite") as records,
         Rig(described, Protocol(threads=threads)) as rig,
@@ -139,6 +152,18 @@ def compile_model(
 
 def _rows(built: Built, workshop: Workshop) -> tuple[KernelRow, ...]:
     return tuple(kernel_rows("", built.kernels, workshop))
+
+
+def _require_one_format(**formats: bool) -> None:
+    """Raise UserError if a layer is to be in several formats."""
+    wanted = [f"--{name}" for name, given in formats.items() if given]
+    if len(wanted) > 1:
+        raise UserError(
+            "a layer has one format",
+            got=" ".join(wanted),
+            allowed=f"one of {', '.join(f'--{name}' for name in formats)}",
+            next="codesign sweep finds the best format of each layer",
+        )
 
 
 def with_int8_attention(prepared: Prepared, target: Target) -> Model:
@@ -167,6 +192,32 @@ def in_int8(prepared: Prepared, target: Target, graph: Model | None = None) -> M
         grid, scale = quantize_rows(weight, np.eye(weight.shape[1]))
         form = Int8(1.0, target.block)
         layers.append((linear, Solved(form, grid, bias, {"scale": scale})))
+    return format_linears(graph or prepared.model, layers, target)[0]
+
+
+def in_half(
+    prepared: Prepared, target: Target, form: Half, lack: str | None, graph: Model | None = None
+) -> Model:
+    """All linear layers and convolutions that ``form`` is offered for and can say in it.
+
+    Args:
+        lack: what the target lacks for it; None if nothing.
+        graph: the prepared model, or what became of it; its linear layers are still plain.
+
+    Raises:
+        UserError: the target lacks an instruction for it.
+    """
+    if lack is not None:
+        raise UserError(
+            f"{form} is not offered on this target", got=lack, next="codesign targets lists what is"
+        )
+    layers = []
+    for linear in prepared.sites.linears:
+        weight = np.asarray(prepared.model.weights[linear.weight], np.float32)
+        weight = weight.reshape(len(weight), -1)
+        unknown = Values(weight.shape[1])
+        if offered(form, linear, lack, HalfConfig())[0] and form.unfit(weight, unknown) is None:
+            layers.append((linear, Solved(form, form.rounded(weight))))
     return format_linears(graph or prepared.model, layers, target)[0]
 
 

@@ -10,8 +10,8 @@ required:
     quality = "retrieval.py:evaluate"    # predict -> {"mrr": 0.54, "recall@1": 0.42}
     search_quality = "retrieval.py:dev"  # steers the search, on other data; default: quality
     calibration = "retrieval.py:batches" # () -> iterable of input dicts; never held-out data
-    passes = ["tokens", "ffn", "heads", "layers", "bf16", "int8", "int8_static",
-              "int8_attention", "approximate", "sparse", "pattern", "low_rank", "tucker",
+    passes = ["tokens", "ffn", "heads", "layers", "bf16", "fp16", "int8",
+              "int8_static", "int8_attention", "approximate", "sparse", "pattern", "low_rank", "tucker",
               "weight_only"]
     output = "runs/minilm"
     records = "runs/records.sqlite"      # default: beside the output folder, for runs to share
@@ -61,6 +61,7 @@ PASSES = (
     "heads",
     "layers",
     "bf16",
+    "fp16",
     "int8",
     "int8_static",
     "int8_attention",

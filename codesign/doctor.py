@@ -59,7 +59,7 @@ class Check:
 def examine(folder: Path | str = ".") -> list[Check]:
     """All checks; ``folder`` is where results would be written. Takes a few seconds."""
     checks = [_guarded(check) for check in (_python, _tvm, _tvm_ffi, _torch, _packages, _linker)]
-    checks += [_guarded(check) for check in (_processor, _vnni, _load, _memory)]
+    checks += [_guarded(check) for check in (_processor, _vnni, _half, _load, _memory)]
     checks.append(_guarded(lambda: _disk(Path(folder)), "disk"))
     sound = all(c.status != "fail" for c in checks if c.name in ("tvm", "tvm-ffi", "linker"))
     if sound:
@@ -147,6 +147,17 @@ def _vnni() -> Check:
         tiles = ", tiles of int8 and bfloat16 (AMX)" if target.has_tiles else ""
         return Check("int8", "ok", f"int8 dot products (VNNI){tiles}")
     return Check("int8", "warn", "no VNNI", "int8 gains little here: compare with float32 sparsity")
+
+
+def _half() -> Check:
+    target = host()
+    products = [
+        ("bfloat16 dot products", target.has_bf16),
+        ("bfloat16 tiles (AMX)", target.has_tiles),
+        ("float16 arithmetic", target.has_fp16),
+    ]
+    found = ", ".join(name for name, there in products if there)
+    return Check("half precision", "ok", found or "none: bf16 and fp16 are not offered")
 
 
 def _load() -> Check:

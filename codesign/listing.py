@@ -27,6 +27,7 @@ def targets_dict() -> list[dict[str, Any]]:
             "block": t.block,
             "int8_dot_product": t.has_vnni,
             "bf16_dot_product": t.has_bf16,
+            "fp16": t.has_fp16,
             "tiles": t.has_tiles,
             "features": sorted(t.features),
             "description": t.description,
@@ -36,13 +37,14 @@ def targets_dict() -> list[dict[str, Any]]:
 
 
 def targets_table() -> Table:
-    """For people: which products of int8 and of bfloat16 have an instruction, and one for tiles (AMX)."""
+    """For people: which products of int8, bfloat16 and float16 have an instruction, and one for tiles (AMX)."""
     table = Table(title="targets")
-    for heading in ("name", "processor", "vector", "int8", "bf16", "tiles", "description"):
+    for heading in ("name", "processor", "vector", "int8", "bf16", "fp16", "tiles", "description"):
         table.add_column(heading)
     for name, t in _rows():
-        has = ("yes" if there else "no" for there in (t.has_vnni, t.has_bf16, t.has_tiles))
-        table.add_row(name, t.mcpu, f"{t.vector_bits} bit", *has, t.description)
+        has = (t.has_vnni, t.has_bf16, t.has_fp16, t.has_tiles)
+        words = ("yes" if there else "no" for there in has)
+        table.add_row(name, t.mcpu, f"{t.vector_bits} bit", *words, t.description)
     return table
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from passes.sites import Linear
     from passes.solve.gram import Gram
+    from passes.solve.values import Values
 
 Parts: TypeAlias = dict[str, NDArray[np.generic]]
 """Arrays by name, in the order in which a kernel reads them."""
@@ -34,13 +35,15 @@ class Seen:
     """What a kernel sees of its input.
 
     Attributes:
-        bits: 32 for the numbers themselves, 16 for bfloat16, 8 for uint8 codes.
+        bits: 32 for the numbers themselves, 16 for bfloat16 and float16, 8 for uint8 codes.
         scale, zero: of each channel, of codes that calibration fixed; empty for others.
+        exponent: bits of the exponent, of numbers that are no codes.
     """
 
     bits: int = 32
     scale: tuple[float, ...] = ()
     zero: tuple[int, ...] = ()
+    exponent: int = 8
 
     @property
     def static(self) -> bool:
@@ -61,6 +64,9 @@ EXACT = Seen()
 
 BFLOAT16 = Seen(bits=16)
 """The input rounded to bfloat16."""
+
+FLOAT16 = Seen(bits=16, exponent=5)
+"""The input rounded to float16."""
 
 ROWS = Seen(bits=8)
 """Each row quantised to uint8 by its own range."""
@@ -162,6 +168,15 @@ class Format(ABC):
             gram: moments of the inputs.
         """
         return weight, {}
+
+    def unfit(self, weight: NDArray[np.floating], values: Values) -> str | None:
+        """Why it cannot say the numbers of a layer; None if it can.
+
+        Args:
+            weight: [N, K], dense.
+            values: of the inputs on calibration data.
+        """
+        return None
 
     def seen(self, parts: Parts) -> Seen:
         """What the kernel sees of the input."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from tvm import relax
+from tvm import relax, tirx
 
-from passes.formats import BFLOAT16, ROWS, Seen
+from passes.formats import BFLOAT16, FLOAT16, ROWS, Seen
 from passes.rewrite import Rewriting, Weights
-from targets.kernels.linear_bf16 import GROUP as PAIR
 from targets.kernels.linear_bf16 import round_to_bf16
+from targets.kernels.linear_fp16 import round_to_fp16
 from targets.kernels.linear_int8 import GROUP
 from targets.kernels.quantize import quantize_rows
 from targets.kernels.quantize_static import pad_groups, quantize_static
@@ -21,8 +21,8 @@ QUANTIZE = "quantize_rows"
 QUANTIZE_STATIC, PAD = "quantize_static", "pad_groups"
 """Names of those that quantise by fixed scales, and that pad such codes to whole groups."""
 
-ROUND = "round_to_bf16"
-"""Name of those that round to bfloat16."""
+ROUND, ROUND_FP16 = "round_to_bf16", "round_to_fp16"
+"""Names of those that round to bfloat16 and to float16."""
 
 _How: TypeAlias = tuple[str, bytes]
 """A kernel's name, and the weights that it reads, if any."""
@@ -30,7 +30,7 @@ _How: TypeAlias = tuple[str, bytes]
 _ROWS: _How = (QUANTIZE, b"")
 _PAD: _How = (PAD, b"")
 _ROUND: _How = (ROUND, b"")
-
+_ROUND_FP16: _How = (ROUND_FP16, b"")
 
 _Maker: TypeAlias = Callable[[Rewriting, relax.Expr, Sequence[relax.Var]], relax.Var]
 """Makes what kernels see of an input, with the weights that it takes."""
@@ -51,9 +51,11 @@ class Inputs:
     def seen(
         self, graph: Rewriting, x: relax.Expr, how: Seen, weights: Sequence[relax.Var] = ()
     ) -> Sequence[relax.Var]:
-        """Codes, scales and zero points of the rows of x; its codes alone, if static; bfloat16."""
+        """Codes, scales and zero points of the rows of x; its codes alone, if static; x rounded."""
         if how == BFLOAT16:
-            return (self._rounded(graph, x),)
+            return (self._bf16(graph, x),)
+        if how == FLOAT16:
+            return (self._fp16(graph, x),)
         if how == ROWS:
             rows = self._rows(graph, x)
             if rows not in self._parts:
@@ -74,7 +76,8 @@ class Inputs:
             QUANTIZE: self._rows,
             QUANTIZE_STATIC: self._codes,
             PAD: self._groups,
-            ROUND: self._rounded,
+            ROUND: self._bf16,
+            ROUND_FP16: self._fp16,
         }
         for prefix, make in makers.items():
             if name.startswith(prefix):
@@ -106,16 +109,34 @@ class Inputs:
             self._made[key] = graph.emit(call, "codes")
         return self._made[key]
 
-    def _rounded(
+    def _bf16(
         self, graph: Rewriting, x: relax.Expr, weights: Sequence[relax.Var] = ()
     ) -> relax.Var:
         """The bits of x in bfloat16, in whole pairs."""
-        if (x, _ROUND) not in self._made:
+        return self._rounded(graph, x, _ROUND, round_to_bf16)
+
+    def _fp16(
+        self, graph: Rewriting, x: relax.Expr, weights: Sequence[relax.Var] = ()
+    ) -> relax.Var:
+        """x in float16, filled up to long chunks."""
+        return self._rounded(graph, x, _ROUND_FP16, round_to_fp16)
+
+    def _rounded(
+        self,
+        graph: Rewriting,
+        x: relax.Expr,
+        how: _How,
+        rounding: Callable[[Sequence[int], int], tirx.PrimFunc],
+    ) -> relax.Var:
+        """What a kernel of one input makes of x."""
+        if (x, how) not in self._made:
             *lead, k = _shape(x)
-            wide = relax.TensorType([*lead, -(-k // PAIR) * PAIR], "uint16")
-            kernel = graph.kernel(round_to_bf16(lead, k), ROUND)
-            self._made[x, _ROUND] = graph.emit(relax.call_tir(kernel, [x], wide), "rounded")
-        return self._made[x, _ROUND]
+            func = rounding(lead, k)
+            made = func.params[1]
+            ty = relax.TensorType([int(d) for d in made.shape], str(made.dtype))
+            call = relax.call_tir(graph.kernel(func, how[0]), [x], ty)
+            self._made[x, how] = graph.emit(call, "rounded")
+        return self._made[x, how]
 
     def _groups(
         self, graph: Rewriting, q: relax.Expr, weights: Sequence[relax.Var] = ()

@@ -78,6 +78,16 @@ class Target:
         """True if one instruction multiplies bfloat16 pairs and adds two products to a float32."""
         return "avx512bf16" in self.features
 
+    @property
+    def has_fp16(self) -> bool:
+        """True if it multiplies and adds float16, twice as many at once as float32."""
+        return bool(self.features & {"avx512fp16", "fullfp16"})
+
+    @property
+    def has_sparse_products(self) -> bool:
+        """True if one instruction multiplies operands of which 2 of 4 are kept (SME, FEAT_SME_TMOP)."""
+        return "sme-tmop" in self.features
+
     def with_threads(self, threads: int) -> Target:
         """The same target for another number of threads (at least 1)."""
         if threads < 1:

@@ -9,9 +9,11 @@ from codesign.candidate import Candidate
 from passes import (
     bf16,
     codebook,
+    fp16,
     int8,
     int8_static,
     low_rank,
+    n_m,
     pattern,
     sparse,
     tucker,
@@ -38,7 +40,9 @@ SPARSE_CONV = SparseConfig(densities=(0.5, 0.25, 0.125))
 PATTERN = PatternConfig(shares=(1.0, 1 / CONNECTIVITY), parts=(1, 4))
 """Each pattern offer costs the solver more than all others together."""
 
-PARSERS = (codebook, bf16, int8, int8_static, sparse, pattern, low_rank, tucker, weight_only)
+PARSERS = (
+    codebook, bf16, fp16, int8, int8_static, sparse, pattern, low_rank, tucker, weight_only,
+)  # fmt: skip
 """The passes that give a layer a format, each with ``NAME`` and ``form(setting, target)``."""
 
 
@@ -48,16 +52,18 @@ def formats_for(
     """Formats of one layer, float32 and dense first, and what is refused."""
     conv, sparsely = linear.window is not None, sparse.NAME in enabled
     offers: list[tuple[str, Choices, Any]] = [
+        (bf16.NAME, bf16.choices, None),
+        (fp16.NAME, fp16.choices, None),
         (int8.NAME, int8.choices, INT8 if sparsely else DENSE_INT8),
         (int8_static.NAME, int8_static.choices, STATIC if sparsely else DENSE_STATIC),
         (sparse.NAME, sparse.choices, SPARSE_CONV if conv else SPARSE),
+        (sparse.NAME, n_m.choices, None),
     ]
     # what has no meaning for a kind of layer is not even refused there
     if conv:
         offers += [(pattern.NAME, pattern.choices, PATTERN), (tucker.NAME, tucker.choices, None)]
     else:
         offers += [
-            (bf16.NAME, bf16.choices, None),
             (low_rank.NAME, low_rank.choices, None),
             (weight_only.NAME, weight_only.choices, None),
         ]

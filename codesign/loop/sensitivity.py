@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
+from math import inf
 from queue import SimpleQueue
 from threading import Event
 
@@ -33,7 +34,10 @@ SAMPLES = 16
 
 @dataclass(frozen=True)
 class Sensitivities:
-    """Relative squared error of the outputs for each part of a decision, by choices."""
+    """Relative squared error of the outputs for each part of a decision, by choices.
+
+    Infinite where a format cannot say the numbers of its layer.
+    """
 
     values: dict[str, float]
 
@@ -125,7 +129,9 @@ class SensitivityProbe:
                     if stop.is_set():
                         return
                     keep = tokens_kept(candidate, layer.name)
-                    value = self.simulator().sensitivity(layer.name, variant, SAMPLES, keep)
+                    value = inf
+                    if variant is not None:
+                        value = self.simulator().sensitivity(layer.name, variant, SAMPLES, keep)
                     results.put((candidate, value))
             finally:
                 results.put(layer.name)
@@ -152,7 +158,7 @@ class SensitivityProbe:
 
     def _variants(
         self, layer: Section, offers: Mapping[str, Offers], droppable: bool, missing: set[str]
-    ) -> Iterator[tuple[Candidate, Variant]]:
+    ) -> Iterator[tuple[Candidate, Variant | None]]:
         if droppable and layer.droppable and drop_candidate(layer).key in missing:
             yield drop_candidate(layer), Variant(dropped=True)
         for candidate in (tokens_candidate(layer, length) for length in self.lengths):
@@ -160,12 +166,13 @@ class SensitivityProbe:
                 yield candidate, Variant()
         for block in blocks_of(layer):
             offer = offers[block.name]
-            for decision, variant in chain(
+            parts: Iterable[tuple[Decision, Variant | None]] = chain(
                 self._kept(layer, block, offer, missing),
                 self._formats(layer, block, True, offer.first, missing),
                 self._formats(layer, block, False, offer.second, missing),
                 ((Decision(core=c), changed_core(block)) for c in offer.core if c),
-            ):
+            )
+            for decision, variant in parts:
                 candidate = Candidate(decision.choices(block))
                 if candidate.key in missing:
                     yield candidate, variant
@@ -196,7 +203,8 @@ class SensitivityProbe:
         is_first: bool,
         forms: tuple[Format, ...],
         missing: set[str],
-    ) -> Iterator[tuple[Decision, Variant]]:
+    ) -> Iterator[tuple[Decision, Variant | None]]:
+        """Each format with what it changes; None where it cannot say the layer's numbers."""
         decisions = {f: Decision(first=f) if is_first else Decision(second=f) for f in forms}
         todo = [
             f for f in forms if f != DENSE and Candidate(decisions[f].choices(block)).key in missing
@@ -206,7 +214,11 @@ class SensitivityProbe:
             return
         gram = self.solver().gram(self.simulator().dense_stream(layer.name), linear.name, Variant())
         affine: Affine = self.solver().affine(linear)
-        for form, solved in zip(todo, solve_formats(affine, gram, todo), strict=True):
+        unfit = [f for f in todo if f.unfit(affine.weight, gram.values) is not None]
+        for form in unfit:
+            yield decisions[form], None
+        fit = [f for f in todo if f not in unfit]
+        for form, solved in zip(fit, solve_formats(affine, gram, fit), strict=True):
             yield decisions[form], merged(Variant(), effective(linear, solved, None, None))
 
 

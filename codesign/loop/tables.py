@@ -143,14 +143,18 @@ def _group(block: Block, space: Space, sensitivities: Sensitivities, seconds: Se
     kernels = {d: space.kernels[block.name].of(d) for d in decisions}
     options = []
     for decision, takes in shared_seconds(kernels, seconds).items():
-        broken = takes == inf
+        broken, error, veto = takes == inf, sensitivities.of(block, decision), ""
+        if broken:
+            veto = "a kernel that it needs could not be measured"
+        elif error == inf:
+            veto = "its numbers exceed what the format can say on the calibration data"
         options.append(
             Option(
                 decision.choices(block),
                 decision.family,
                 1.0 if broken else takes,
-                sensitivities.of(block, decision),
-                "a kernel that it needs could not be measured" if broken else "",
+                1.0 if error == inf else error,
+                veto,
             )
         )
     return Group(block.name, tuple(options))

@@ -1,11 +1,12 @@
 """Gates: one compiled program runs a layer on its input as it is, or as any kernel would see it.
 
-A gate is a small matrix, the content of a `Seen`: for each channel bits, scale, and what a quantiser
-reads.
+A gate is a small matrix, the content of a `Seen`: for each channel bits, scale (of 16 bits those of the
+exponent), and what a quantiser reads.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,6 +32,8 @@ def gate_value(seen: Seen, shape: tuple[int, int]) -> NDArray[np.float32]:
     """What switches a gate to ``seen``."""
     gate = np.zeros(shape, np.float32)
     gate[0] = seen.bits
+    if seen.bits == 16:
+        gate[1] = seen.exponent
     if seen.static:
         gate[1] = seen.scale
         gate[2:] = quantizer(seen.scale, seen.zero)
@@ -40,7 +43,7 @@ def gate_value(seen: Seen, shape: tuple[int, int]) -> NDArray[np.float32]:
 def gated(
     x: te.Tensor, q: te.Tensor, scale: te.Tensor, zero: te.Tensor, gate: te.Tensor
 ) -> te.Tensor:
-    """``x`` as a kernel sees it: exactly, in bfloat16, or as uint8 codes of each row or static ones.
+    """``x`` as a kernel sees it: exactly, in 16 bits, or as uint8 codes of each row or static ones.
 
     Args:
         x: the input.
@@ -54,7 +57,8 @@ def gated(
         fixed = code(x[i], gate[2, channel], gate[3, channel]).astype("float32")
         steps = fixed - (gate[3, channel] - f32(SHIFT))
         codes = tirx.Select(gate[1, channel] > f32(0), steps * gate[1, channel], rows)
-        rounded = tirx.Select(gate[0, channel] > f32(8), bfloat16(x[i]), codes)
+        short = tirx.Select(gate[1, channel] > f32(5), bfloat16(x[i]), float16(x[i]))
+        rounded = tirx.Select(gate[0, channel] > f32(8), short, codes)
         return tirx.Select(gate[0, channel] > f32(16), x[i], rounded)
 
     return te.compute(x.shape, value, name="gated")
@@ -62,11 +66,31 @@ def gated(
 
 def bfloat16(x: tirx.Expr) -> tirx.Expr:
     """A float32 rounded to the nearest bfloat16, ties to even, as a float32."""
-    one, sixteen = tirx.IntImm("int32", 1), tirx.IntImm("int32", 16)
-    bits = tirx.reinterpret("int32", x)
-    odd = tirx.bitwise_and(tirx.shift_right(bits, sixteen), one)
-    rounded = bits + (odd + tirx.IntImm("int32", 0x7FFF))
-    return tirx.reinterpret("float32", tirx.bitwise_and(rounded, tirx.IntImm("int32", -(1 << 16))))
+    return shortened(x, 16)
+
+
+def float16(x: tirx.Expr) -> tirx.Expr:
+    """A float32 rounded to the nearest float16, ties to even, as a float32: infinite from 65520 on.
+
+    In arithmetic that every processor has. Below 2^-14, the smallest normal float16, all numbers are
+    steps of 2^-24 apart, as are float32 from 1/2 to 1: their bits count the steps. (Taking off in float32
+    what was added would be optimised away.)
+    """
+    size = tirx.abs(x)
+    normal = tirx.Select(size < f32(65520), shortened(x, 13), x * f32(math.inf))
+    half = tirx.IntImm("int32", 0x3F000000)
+    steps = (tirx.reinterpret("int32", size + f32(0.5)) - half).astype("float32") * f32(2**-24)
+    small = tirx.Select(x < f32(0), -steps, steps)
+    return tirx.Select(size < f32(2**-14), small, normal)
+
+
+def shortened(x: tirx.Expr, bits: int) -> tirx.Expr:
+    """A float32 rounded to so many bits less of its significand, ties to even."""
+    one, count = tirx.IntImm("int32", 1), tirx.IntImm("int32", bits)
+    whole = tirx.reinterpret("int32", x)
+    odd = tirx.bitwise_and(tirx.shift_right(whole, count), one)
+    rounded = whole + (odd + tirx.IntImm("int32", (1 << bits - 1) - 1))
+    return tirx.reinterpret("float32", tirx.bitwise_and(rounded, tirx.IntImm("int32", -(1 << bits))))
 
 
 def chosen(shape: Sequence[int]) -> tirx.PrimFunc:

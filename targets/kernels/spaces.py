@@ -15,13 +15,16 @@ from targets.kernels import (
     attention,
     attention_int8,
     conv,
+    conv_bf16,
     conv_depthwise,
+    conv_fp16,
     conv_int8,
     conv_pattern,
     conv_sparse,
     conv_sparse_int8,
     linear,
     linear_bf16,
+    linear_fp16,
     linear_int8,
     linear_sparse,
     linear_sparse_int8,
@@ -36,6 +39,7 @@ from targets.kernels import (
     tile_amx,
     tile_conv,
     tile_depthwise,
+    tile_fp16,
     tile_pattern,
 )
 from targets.kernels.blocks import UnsuitedError, new_schedule, reason
@@ -69,6 +73,12 @@ def bf16_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
     yield from amx_space(func, target)
     for point in tile.tiles(func, target, int8=False):
         yield partial(tile.tile_product_bf16, target=target, tile=point)
+
+
+def fp16_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All register tiles worth trying for a float16 product."""
+    for point in tile_fp16.fp16_tiles(func, target):
+        yield partial(tile_fp16.tile_product_fp16, target=target, tile=point)
 
 
 def int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
@@ -109,6 +119,14 @@ def conv_int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
         yield partial(tile_conv.tile_conv, target=target, tile=point, int8=True)
 
 
+def conv_bf16_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All register tiles worth trying for a bfloat16 convolution."""
+    for point in tile_conv.conv_tiles(func, target):
+        yield partial(
+            tile_conv.tile_conv, target=target, tile=point, multiply=tile.multiply_bf16
+        )
+
+
 def row_space(first: int, func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
     """All chunk widths of a kernel that works row by row, ``first`` first; on one thread or on all."""
     for chunk in sorted(rows.CHUNKS, key=lambda c: c != first):
@@ -137,11 +155,14 @@ _SPACES: dict[str, Space] = {
     linear.FAMILY_NAME: float_space,
     linear_sparse.FAMILY_NAME: float_space,
     linear_bf16.FAMILY_NAME: bf16_space,
+    linear_fp16.FAMILY_NAME: fp16_space,
     linear_int8.FAMILY_NAME: int8_space,
     linear_sparse_int8.FAMILY_NAME: int8_space,
     linear_weight_only.FAMILY_NAME: stream_space,
     conv.FAMILY_NAME: conv_space,
     conv_sparse.FAMILY_NAME: conv_space,
+    conv_bf16.FAMILY_NAME: conv_bf16_space,
+    conv_fp16.FAMILY_NAME: tile_fp16.conv_tiles_fp16,
     conv_int8.FAMILY_NAME: conv_int8_space,
     conv_sparse_int8.FAMILY_NAME: conv_int8_space,
     conv_depthwise.FAMILY_NAME: depthwise_space,

@@ -133,13 +133,25 @@ def multiply_int8(
 
 def tile_product_bf16(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
     """Schedule a fused bfloat16 matrix product with what the target has for it."""
-    anchor, inside = open_tile(sch, target, tile)
+    multiply_bf16(sch, *open_tile(sch, target, tile), target)
+
+
+def multiply_bf16(
+    sch: s_tir.Schedule,
+    anchor: Block,
+    inside: Loop,
+    target: Target,
+    placed: Callable[[], None] = lambda: None,
+) -> None:
+    """``multiply_int8`` of bfloat16."""
     nb = int(written(sch, anchor).shape[-1])
     dot = dot2_name(target)
     if dot is not None and nb % target.lanes == 0:
-        sch.annotate(dot_by_group(sch, anchor, inside, target.lanes, dot), IMPORT, DOT2_CODE)
+        groups = dot_by_group(sch, anchor, inside, target.lanes, dot, placed)
+        sch.annotate(groups, IMPORT, DOT2_CODE)
     else:
         group_by_group(sch, anchor, inside)
+        placed()
 
 
 def group_by_group(sch: s_tir.Schedule, anchor: Block, inside: Loop) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import gcd
+from typing import TypeAlias
 
 import numpy as np
 from tvm import s_tir, tirx
@@ -31,6 +33,10 @@ from targets.kernels.tile import (
     row_options,
 )
 from targets.target import Target
+
+
+Multiply: TypeAlias = Callable[[s_tir.Schedule, Block, Loop, Target, Callable[[], None]], None]
+"""Brings a product under a loop over tiles, and calls back when it is there, as ``multiply_int8`` does."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,9 @@ def conv_tiles(func: tirx.PrimFunc, target: Target, int8: bool = False) -> list[
 def parts(sch: s_tir.Schedule) -> tuple[Node | None, Node, list[Node]]:
     """(what makes the strips if anything does, the product, the elementwise work behind it)."""
     nodes = flow(sch)
-    strips = None if nodes[0].family else nodes.pop(0)
+    strips = None if nodes[0].family or nodes[0].reduces else nodes.pop(0)
+    if nodes[0].reduces and not nodes[0].family:  # sums that the product is made of
+        nodes.pop(0)
     anchor, *rest = nodes
     suited = anchor.family and rest and rest[-1].output and rest[-1].rank == 4
     if not suited or any(node.reduces for node in rest):
@@ -70,8 +78,14 @@ def parts(sch: s_tir.Schedule) -> tuple[Node | None, Node, list[Node]]:
     return strips, anchor, rest
 
 
-def tile_conv(sch: s_tir.Schedule, target: Target, tile: ConvTile, int8: bool = False) -> None:
-    """Schedule a fused convolution, dense or sparse.
+def tile_conv(
+    sch: s_tir.Schedule,
+    target: Target,
+    tile: ConvTile,
+    int8: bool = False,
+    multiply: Multiply | None = None,
+) -> None:
+    """Schedule a fused convolution, dense or sparse; ``multiply`` is for products of other numbers.
 
     Threads share the strips if they divide them evenly. Otherwise all strips are made first, and the
     threads share the work on them. So it is for sparse products of codes too: TVM cannot tell what part
@@ -112,7 +126,9 @@ def tile_conv(sch: s_tir.Schedule, target: Target, tile: ConvTile, int8: bool = 
             if target.threads > 1:
                 sch.parallel(rows)
 
-    if int8:
+    if multiply is not None:
+        multiply(sch, anchor.block, inside, target, place_strips)
+    elif int8:
         multiply_int8(sch, anchor.block, inside, target, place_strips)
     else:
         multiply_in_tile(sch, anchor.block, inside)

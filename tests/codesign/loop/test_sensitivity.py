@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from codesign.loop.solver import solve_layer
 from codesign.records import Records
 from codesign.records.entries import SensitivityKey
 from codesign.simulate import Simulator
+from passes.bf16 import Bf16
 from passes.find_sites import find_sites
 from passes.formats import DENSE
+from passes.fp16 import Fp16
 from passes.int8 import Int8
 from passes.sites import Layer
 from passes.sparse import Sparse
@@ -100,6 +104,32 @@ def test_what_is_recorded_is_not_computed_again(
         assert again.layers([layer], offered, True, steps.append) == first
     assert len(first) == wanted
     assert steps == [layer.name] * 2
+
+
+def test_a_format_that_cannot_say_the_numbers_is_not_even_solved(
+    layer: Layer, simulator: Simulator, encoder: Callable[..., Any], tmp_path: Path
+) -> None:
+    model = encoder(layers=2, seq=11, width=64, heads=4, hidden=96).model
+    weight = model.weights[layer.ffn.down.weight].copy()
+    weight[3, 5] = 7e4
+    large = replace(model, weights=dict(model.weights) | {layer.ffn.down.weight: weight})
+    solver, half = LayerSolver(large, simulator), (DENSE, Fp16(), Bf16())
+    offered = {
+        layer.attention.name: Offers((None,), (DENSE,), (DENSE,), ()),
+        layer.ffn.name: Offers((None,), half, half, ()),
+    }
+    with Records(tmp_path / "r.sqlite") as records:
+        probe = SensitivityProbe(lambda: simulator, lambda: solver, records, key)
+        found = probe.layers([layer], offered, False, lambda name: None)
+        again = SensitivityProbe(lambda: simulator, lambda: solver, records, key)
+        assert again.layers([layer], offered, False, lambda name: None) == found
+
+    def error(**decision: Any) -> float:
+        return found[Candidate(Decision(**decision).choices(block_of(layer.ffn))).key]
+
+    assert error(second=Fp16()) == math.inf
+    assert math.isfinite(error(second=Bf16()))
+    assert 0 < error(first=Fp16()) < 0.1 * error(first=Bf16())
 
 
 def test_single_decisions_change_one_thing() -> None:

@@ -105,6 +105,17 @@ def test_what_cannot_be_measured_is_vetoed(space: Space, sensitivities: Sensitiv
     assert all("could not be measured" in o.veto for o in group.options[1:])
 
 
+def test_what_a_format_cannot_say_is_vetoed(space: Space, sensitivities: Sensitivities) -> None:
+    block = blocks_of(space.layers[0])[1]
+    beyond = single(space.offers[block.name])[0]
+    values = sensitivities.values | {Candidate(beyond.choices(block)).key: math.inf}
+    tables = tables_of(space, Sensitivities(values), work(space))
+    group = next(g for g in tables.groups if g.name == block.name)
+    refused = [o for o in group.options if "exceed what the format can say" in o.veto]
+    assert [o.choices for o in refused] == [beyond.choices(block)]
+    assert all(math.isfinite(o.error) for o in group.options)
+
+
 def test_layers_of_one_shape_share_their_kernels(space: Space) -> None:
     assert space.kernels["layer0.ffn"] is space.kernels["layer1.ffn"]
     assert space.untouched["layer0"] == space.untouched["layer1"]

@@ -9,7 +9,7 @@ import tvm
 from tvm import te
 
 from codesign.simulate.gates import GATE, gate_shape, gate_value, gated
-from passes.formats import EXACT, ROWS, Seen
+from passes.formats import EXACT, FLOAT16, ROWS, Seen
 from passes.sites import Linear
 from targets.kernels.primfunc import dims
 from targets.kernels.quantize import quantize_reference
@@ -56,6 +56,19 @@ def test_bfloat16_rounds_to_nearest_even(run):
     x[1, 0, :3] = (1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20)  # two ties, and one above a tie
     wanted = x.astype(ml_dtypes.bfloat16).astype(np.float32)
     np.testing.assert_array_equal(run(x, Seen(bits=16)), wanted)
+
+
+def test_float16_rounds_to_nearest_even(run):
+    x = values()
+    ties = (1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-11 + 2**-20, -(2 + 2**-10))
+    large = (65504, -65519.9, 65520, -65520)
+    small = (2**-14, 2**-14 - 2**-25, 2**-24, -(2**-25), 2**-25 + 2**-40, 1.5 * 2**-24, -5e-7, 1e-40)
+    x[1, 0, : len(ties)], x[1, 1, : len(large)], x[1, 2, : len(small)] = ties, large, small
+    x[0, 1] *= np.float32(2) ** np.arange(-28, 9)
+    with np.errstate(over="ignore"):
+        wanted = x.astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(run(x, FLOAT16), wanted)
+    assert np.isnan(run(np.full(SHAPE, np.nan, np.float32), FLOAT16)).all()
 
 
 def test_rows_are_those_of_the_quantiser(run):
