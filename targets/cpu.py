@@ -15,6 +15,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 _LLVM_NAMES = {
     "pni": "sse3", "abm": "lzcnt", "bmi1": "bmi", "sse4_1": "sse4.1", "sse4_2": "sse4.2",
     "amx_tile": "amx-tile", "amx_int8": "amx-int8", "amx_bf16": "amx-bf16",
+    "asimd": "neon", "asimdhp": "fullfp16", "asimddp": "dotprod",
 }  # fmt: skip
 
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18

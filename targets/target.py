@@ -25,6 +25,9 @@ _ALDERLAKE = _V3 | frozenset("avxvnni gfni vaes vpclmulqdq".split())
 _ZEN4 = _ICELAKE | {"avx512bf16"}
 _ZEN5 = _ZEN4 | {"avxvnni", "avx512vp2intersect"}
 _SAPPHIRE = _ZEN4 | frozenset("avxvnni avx512fp16 amx-tile amx-int8 amx-bf16".split())
+_NEON = frozenset({"neon"})
+_DOTPROD = _NEON | {"fullfp16", "dotprod"}
+_I8MM = _DOTPROD | {"i8mm", "bf16"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Target:
         registers: number of vector registers.
         description: for people.
         vendor: who makes it, as /proc/cpuinfo says it; "" for any.
+        architecture: ``x86_64`` or ``aarch64``.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Target:
     vendor: str = ""
     threads: int = 1
     kind: str = "llvm"
+    architecture: str = "x86_64"
 
     @property
     def lanes(self) -> int:
@@ -64,9 +69,30 @@ class Target:
         return 2 * self.lanes
 
     @property
+    def operands(self) -> int:
+        """Vector registers that a product needs beside its sums and one row of weights.
+
+        x86 reads an operand of a multiply-add from memory; AArch64 has to load it first, and with 2 registers
+        for that compilers keep some sums on the stack.
+        """
+        return 4 if self.architecture == "aarch64" else 2
+
+    @property
     def has_vnni(self) -> bool:
         """True if one instruction multiplies uint8 by int8 and adds four products to an int32."""
         return bool(self.features & {"avx512vnni", "avxvnni"})
+
+    @property
+    def dot(self) -> str:
+        """The instruction that adds four products of uint8 and int8 to an int32: ``vnni``, ``usdot``, ``sdot``.
+
+        ``sdot`` multiplies int8 by int8, and what it takes to make that exact; "" if there is none.
+        """
+        if self.has_vnni:
+            return "vnni"
+        if "i8mm" in self.features:
+            return "usdot"
+        return "sdot" if "dotprod" in self.features else ""
 
     @property
     def has_tiles(self) -> bool:
@@ -76,7 +102,7 @@ class Target:
     @property
     def has_bf16(self) -> bool:
         """True if one instruction multiplies bfloat16 pairs and adds two products to a float32."""
-        return "avx512bf16" in self.features
+        return bool(self.features & {"avx512bf16", "bf16"})
 
     @property
     def has_fp16(self) -> bool:
@@ -98,9 +124,11 @@ class Target:
         """This target as TVM knows it."""
         import tvm
 
-        return tvm.target.Target(
-            {"kind": self.kind, "mcpu": self.mcpu, "num-cores": self.threads},
-        )
+        made = {"kind": self.kind, "mcpu": self.mcpu, "num-cores": self.threads}
+        if self.architecture == "aarch64":  # its processors are told apart by features, not by names
+            features = [f"+{name}" for name in sorted(self.features)]
+            made |= {"mtriple": "aarch64-linux-gnu", "mattr": features}
+        return tvm.target.Target(made)
 
     def missing(self) -> frozenset[str]:
         """Features that code for this target may use and that this machine lacks."""
@@ -131,6 +159,15 @@ _TABLE = (
     Target("alderlake", "alderlake", _ALDERLAKE, 256, 16, "Intel Core 12th generation, AVX-VNNI"),
     Target("x86-64-v3", "x86-64-v3", _V3, 256, 16, "any x86-64 with AVX2"),
     Target("x86-64-v2", "x86-64-v2", _V2, 128, 16, "any x86-64 with SSE 4.2"),
+    Target(
+        "aarch64-i8mm", "generic", _I8MM, 128, 32, "64-bit ARM (8.6) with i8mm and bf16",
+        architecture="aarch64",
+    ),
+    Target(
+        "aarch64-dotprod", "generic", _DOTPROD, 128, 32, "64-bit ARM (8.2) with dot products, fp16",
+        architecture="aarch64",
+    ),
+    Target("aarch64", "generic", _NEON, 128, 32, "any 64-bit ARM", architecture="aarch64"),
 )  # fmt: skip
 
 KNOWN: dict[str, Target] = {t.name: t for t in _TABLE}

@@ -12,16 +12,19 @@ from __future__ import annotations
 from tvm import s_tir, tirx
 from tvm.script import tirx as T
 
+from targets.kernels.dot import KINDS, add_pairs, dot
 from targets.target import Target
 
 
 def dot_name(target: Target) -> str | None:
-    """The intrinsic that adds 4 products to each of ``target.lanes`` int32; None without VNNI."""
-    return f"codesign.dot4_{target.vector_bits}" if target.has_vnni else None
+    """The intrinsic that adds 4 products to each of ``target.lanes`` int32; None without such a one."""
+    return f"codesign.dot4_{target.dot}_{target.vector_bits}" if target.dot else None
 
 
 def madd_name(target: Target) -> str | None:
-    """The intrinsic that adds 2 products to each of ``target.lanes`` int32; None below AVX2."""
+    """The intrinsic that adds 2 products to each of ``target.lanes`` int32; None below AVX2 on x86."""
+    if target.architecture == "aarch64":
+        return "codesign.madd2_128"
     return f"codesign.madd2_{target.vector_bits}" if target.vector_bits >= 256 else None
 
 
@@ -44,9 +47,8 @@ def _dot_desc(lanes: int) -> tirx.PrimFunc:
     return desc
 
 
-def _dot_impl(lanes: int) -> tirx.PrimFunc:
+def _dot_impl(kind: str, lanes: int) -> tirx.PrimFunc:
     codes, sums = f"int8x{4 * lanes}", f"int32x{lanes}"
-    name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
 
     @T.prim_func(private=True, s_tir=True)
     def impl(
@@ -57,15 +59,15 @@ def _dot_impl(lanes: int) -> tirx.PrimFunc:
         with T.sblock("root"):
             T.reads(c[0:lanes], a[0:4], b[0:lanes, 0:4])
             T.writes(c[0:lanes])
-            c[T.ramp(T.int32(0), 1, lanes)] = T.call_llvm_pure_intrin(
-                T.llvm_lookup_intrinsic_id(name),
+            c[T.ramp(T.int32(0), 1, lanes)] = dot(
+                kind,
+                lanes,
                 c.vload([0], sums),
                 T.reinterpret(
                     T.broadcast(T.reinterpret(a.vload([0], "uint8x4"), dtype="int32"), lanes),
                     dtype=codes,
                 ),
                 b.vload([0, 0], codes),
-                dtype=sums,
             )
 
     return impl
@@ -98,7 +100,6 @@ def _madd_desc(lanes: int) -> tirx.PrimFunc:
 def _madd_impl(lanes: int) -> tirx.PrimFunc:
     outputs = lanes // 2
     codes, words, sums = f"int8x{2 * lanes}", f"int16x{2 * lanes}", f"int32x{lanes}"
-    name = "llvm.x86.avx512.pmaddw.d.512" if lanes == 16 else "llvm.x86.avx2.pmadd.wd"
 
     @T.prim_func(private=True, s_tir=True)
     def impl(
@@ -109,8 +110,8 @@ def _madd_impl(lanes: int) -> tirx.PrimFunc:
         with T.sblock("root"):
             T.reads(c[0:outputs, 0:2], a[0:4], b[0:outputs, 0:4])
             T.writes(c[0:outputs, 0:2])
-            c[0, T.ramp(T.int32(0), 1, lanes)] = c.vload([0, 0], sums) + T.call_llvm_pure_intrin(
-                T.llvm_lookup_intrinsic_id(name),
+            c[0, T.ramp(T.int32(0), 1, lanes)] = c.vload([0, 0], sums) + add_pairs(
+                lanes,
                 T.reinterpret(
                     T.broadcast(
                         T.reinterpret(T.cast(a.vload([0], "uint8x4"), "int16x4"), dtype="int64"),
@@ -119,16 +120,17 @@ def _madd_impl(lanes: int) -> tirx.PrimFunc:
                     dtype=words,
                 ),
                 T.cast(b.vload([0, 0], codes), words),
-                dtype=sums,
             )
 
     return impl
 
 
-for _lanes in (8, 16):
+for _kind, _bits in KINDS:
+    _lanes = _bits // 32
     s_tir.TensorIntrin.register(
-        f"codesign.dot4_{32 * _lanes}", _dot_desc(_lanes), _dot_impl(_lanes), override=True
+        f"codesign.dot4_{_kind}_{_bits}", _dot_desc(_lanes), _dot_impl(_kind, _lanes), override=True
     )
+for _lanes in (4, 8, 16):
     s_tir.TensorIntrin.register(
         f"codesign.madd2_{32 * _lanes}", _madd_desc(_lanes), _madd_impl(_lanes), override=True
     )

@@ -12,17 +12,18 @@ from __future__ import annotations
 from tvm import s_tir, tirx
 from tvm.script import tirx as T
 
+from targets.kernels.dot import KINDS, byte_sums, dot
 from targets.target import Target
 
 
 def dot_words_name(target: Target) -> str | None:
-    """The intrinsic that adds ``dot_words`` of one word and ``target.lanes`` others; None without VNNI."""
-    return f"codesign.dot_words_{target.vector_bits}" if target.has_vnni else None
+    """The intrinsic that adds ``dot_words`` of one word and ``target.lanes`` others; None if none does."""
+    return f"codesign.dot_words_{target.dot}_{target.vector_bits}" if target.dot else None
 
 
 def sum_words_name(target: Target) -> str | None:
-    """The intrinsic that adds ``sum_word`` of each of ``target.lanes`` words; None without VNNI."""
-    return f"codesign.sum_words_{target.vector_bits}" if target.has_vnni else None
+    """The intrinsic that adds ``sum_word`` of each of ``target.lanes`` words; None if none does."""
+    return f"codesign.sum_words_{target.dot}_{target.vector_bits}" if target.dot else None
 
 
 def sum_word(word: tirx.Expr) -> tirx.Expr:
@@ -57,9 +58,8 @@ def _words_desc(lanes: int) -> tirx.PrimFunc:
     return desc
 
 
-def _words_impl(lanes: int) -> tirx.PrimFunc:
+def _words_impl(kind: str, lanes: int) -> tirx.PrimFunc:
     codes, sums = f"int8x{4 * lanes}", f"int32x{lanes}"
-    name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
 
     @T.prim_func(private=True, s_tir=True)
     def impl(
@@ -70,12 +70,12 @@ def _words_impl(lanes: int) -> tirx.PrimFunc:
         with T.sblock("root"):
             T.reads(c[0:lanes], a[0:1], b[0:lanes])
             T.writes(c[0:lanes])
-            c[T.ramp(T.int32(0), 1, lanes)] = T.call_llvm_pure_intrin(
-                T.llvm_lookup_intrinsic_id(name),
+            c[T.ramp(T.int32(0), 1, lanes)] = dot(
+                kind,
+                lanes,
                 c.vload([0], sums),
                 T.reinterpret(T.broadcast(a[0], lanes), dtype=codes),
                 T.reinterpret(b.vload([0], sums), dtype=codes),
-                dtype=sums,
             )
 
     return impl
@@ -98,9 +98,8 @@ def _sum_desc(lanes: int) -> tirx.PrimFunc:
     return desc
 
 
-def _sum_impl(lanes: int) -> tirx.PrimFunc:
+def _sum_impl(kind: str, lanes: int) -> tirx.PrimFunc:
     codes, sums = f"int8x{4 * lanes}", f"int32x{lanes}"
-    name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
 
     @T.prim_func(private=True, s_tir=True)
     def impl(
@@ -110,21 +109,21 @@ def _sum_impl(lanes: int) -> tirx.PrimFunc:
         with T.sblock("root"):
             T.reads(c[0:lanes], a[0:lanes])
             T.writes(c[0:lanes])
-            c[T.ramp(T.int32(0), 1, lanes)] = T.call_llvm_pure_intrin(
-                T.llvm_lookup_intrinsic_id(name),
-                c.vload([0], sums),
-                T.reinterpret(a.vload([0], sums), dtype=codes),
-                T.broadcast(T.int8(1), 4 * lanes),
-                dtype=sums,
+            c[T.ramp(T.int32(0), 1, lanes)] = byte_sums(
+                kind, lanes, c.vload([0], sums), T.reinterpret(a.vload([0], sums), dtype=codes)
             )
 
     return impl
 
 
-for _lanes in (8, 16):
+for _kind, _bits in KINDS:
+    _lanes, _suffix = _bits // 32, f"{_kind}_{_bits}"
     s_tir.TensorIntrin.register(
-        f"codesign.dot_words_{32 * _lanes}", _words_desc(_lanes), _words_impl(_lanes), override=True
+        f"codesign.dot_words_{_suffix}",
+        _words_desc(_lanes),
+        _words_impl(_kind, _lanes),
+        override=True,
     )
     s_tir.TensorIntrin.register(
-        f"codesign.sum_words_{32 * _lanes}", _sum_desc(_lanes), _sum_impl(_lanes), override=True
+        f"codesign.sum_words_{_suffix}", _sum_desc(_lanes), _sum_impl(_kind, _lanes), override=True
     )

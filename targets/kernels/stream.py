@@ -42,7 +42,9 @@ def streams(func: tirx.PrimFunc, target: Target) -> list[Tile]:
     *_, rows, blocks, nb = (int(d) for d in written(sch, nodes[anchor_in(nodes)].block).shape)
     rows = max(1, rows - ROW_SLACK)
     columns = -(-nb // target.lanes)
-    most = (target.registers - 2 * columns - 2) // columns
+    # AArch64 loads what it multiplies: decoded weights and sums of both kinds share its registers
+    each = columns if target.architecture == "x86_64" else 3 * columns
+    most = (target.registers - 2 * columns - target.operands) // each
     points = [
         Tile(r, blocks=b)
         for r in ROW_OPTIONS

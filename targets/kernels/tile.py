@@ -27,7 +27,7 @@ from targets.kernels.blocks import (
     written,
 )
 from targets.kernels.intrin import dot_name, madd_name
-from targets.kernels.intrin_bf16 import DOT2_CODE, IMPORT, dot2_name
+from targets.kernels.intrin_bf16 import IMPORT, dot2_code, dot2_name
 from targets.kernels.intrin_load import load_name
 from targets.kernels.linear import ROW_SLACK, row_position
 from targets.target import Target
@@ -56,18 +56,22 @@ def tiles(func: tirx.PrimFunc, target: Target, int8: bool) -> list[Tile]:
     sch = new_schedule(func)
     nodes = flow(sch)
     *_, rows, _, nb = (int(d) for d in written(sch, nodes[anchor_in(nodes)].block).shape)
-    pairs = 2 if int8 and not target.has_vnni else 1
-    options = row_options(max(1, rows - ROW_SLACK), -(-nb * pairs // target.lanes), target)
+    options = row_options(max(1, rows - ROW_SLACK), nb, target, int8)
     return [Tile(r) for r in options[:6]] + [Tile(r, rows_first=False) for r in options[:2]]
 
 
-def row_options(rows: int, columns: int, target: Target) -> list[int]:
-    """How many of ``rows`` rows a register tile of ``columns`` registers a row may have, best guess first.
+def row_options(rows: int, nb: int, target: Target, int8: bool = False) -> list[int]:
+    """How many of ``rows`` rows a register tile of ``nb`` outputs may have, best guess first.
 
     The rule counts the rows computed, surplus ones of the last tile included, and a quarter of a row
     for what every tile costs besides (loads of the weights, clearing, storing).
     """
-    most = max(1, (target.registers - columns - 2) // columns)
+    pairs = 2 if int8 and not target.dot else 1  # without a dot product, those of inputs are apart
+    columns = -(-nb * pairs // target.lanes)
+    weights = columns
+    if int8 and target.architecture == "aarch64" and target.dot != "usdot":
+        weights += columns  # and what is made of them: they as int16, or their sums
+    most = max(1, (target.registers - weights - target.operands) // columns)
     options = [r for r in ROW_OPTIONS if r <= min(most, rows)]
     return sorted(options, key=lambda r: (-(-rows // r) * (r + 0.25), -r))
 
@@ -148,7 +152,8 @@ def multiply_bf16(
     dot = dot2_name(target)
     if dot is not None and nb % target.lanes == 0:
         groups = dot_by_group(sch, anchor, inside, target.lanes, dot, placed)
-        sch.annotate(groups, IMPORT, DOT2_CODE)
+        if (code := dot2_code(target)) is not None:
+            sch.annotate(groups, IMPORT, code)
     else:
         group_by_group(sch, anchor, inside)
         placed()

@@ -59,8 +59,7 @@ def conv_tiles(func: tirx.PrimFunc, target: Target, int8: bool = False) -> list[
     _, anchor, rest = parts(sch)
     nb = int(written(sch, anchor.block).shape[-1])
     columns = int(written(sch, rest[-1].block).shape[2])
-    pairs = 2 if int8 and not target.has_vnni else 1
-    options = row_options(columns, -(-nb * pairs // target.lanes), target)
+    options = row_options(columns, nb, target, int8)
     few = [ConvTile(c, rows_first=False) for c in options[:2]]
     return [ConvTile(c) for c in options[:6]] + few
 

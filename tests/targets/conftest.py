@@ -1,4 +1,7 @@
-"""Building kernels with the schedules of their space and running them between guards."""
+"""Building kernels with the schedules of their space and running them between guards.
+
+On AArch64 they run emulated, wherever the tools for that are; those tests are slow.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import s_tir, tirx
 
+from targets.emulated import lacking, run_emulated
 from targets.kernels.amx import lower_tiles
 from targets.kernels.spaces import schedules
 from targets.target import Target, find
@@ -25,24 +29,48 @@ NAMES = {
     "host-2": ("host", 2),
     "avx2": ("x86-64-v3", 1),
     "avx2-2": ("x86-64-v3", 2),
+    "neon": ("aarch64", 1),
+    "dotprod": ("aarch64-dotprod", 1),
+    "i8mm": ("aarch64-i8mm", 1),
+    "dotprod-2": ("aarch64-dotprod", 2),
 }
+
+EMULATED = ("dotprod",)
+EMULATED_PRODUCTS = ("neon", "dotprod", "i8mm")
+"""Each has instructions of its own for products of int8, and all but one of bfloat16."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The targets of ``target`` and ``threaded``: this machine's, and emulated ones."""
+    module = metafunc.module.__name__
+    short = EMULATED_PRODUCTS if "int8" in module or "bf16" in module else EMULATED
+    for fixture, native, emulated in (
+        ("target", ["host", "avx2"], short),
+        ("threaded", ["host-2", "avx2-2"], ("dotprod-2",)),
+    ):
+        if fixture in metafunc.fixturenames:
+            slow = [pytest.param(name, marks=pytest.mark.slow) for name in emulated]
+            metafunc.parametrize(fixture, [*native, *slow], indirect=True)
 
 
 def a_target(name: str) -> Target:
     """One of NAMES; the test is skipped where this machine cannot run it."""
     target = find(*NAMES[name])
-    if target.missing():
+    if target.architecture == "aarch64":
+        if (absent := lacking()) is not None:
+            pytest.skip(absent)
+    elif target.missing():
         pytest.skip(f"this machine lacks {', '.join(sorted(target.missing()))}")
     return target
 
 
-@pytest.fixture(params=["host", "avx2"])
+@pytest.fixture
 def target(request: pytest.FixtureRequest) -> Target:
     """Targets of one thread."""
     return a_target(request.param)
 
 
-@pytest.fixture(params=["host-2", "avx2-2"])
+@pytest.fixture
 def threaded(request: pytest.FixtureRequest) -> Target:
     """Targets of two threads."""
     return a_target(request.param)
@@ -50,7 +78,16 @@ def threaded(request: pytest.FixtureRequest) -> Target:
 
 def build(schedule: s_tir.Schedule, target: Target) -> Callable[..., None]:
     """The scheduled function as a callable of tensors."""
-    return tvm.compile(lower_tiles(schedule.mod), target=target.tvm())["main"]
+    made = tvm.compile(lower_tiles(schedule.mod), target=target.tvm())
+    if target.architecture != "aarch64":
+        return made["main"]
+
+    def emulated(*tensors: tvm.runtime.Tensor) -> None:
+        after = run_emulated(made.mod, [tensor.numpy() for tensor in tensors])
+        for tensor, value in zip(tensors, after, strict=True):
+            tensor.copyfrom(value)
+
+    return emulated
 
 
 def guarded(shape: Sequence[int], dtype: str) -> tuple[Array, Array]:
@@ -83,14 +120,17 @@ def call(kernel: Callable[..., None], func: tirx.PrimFunc, inputs: Sequence[Arra
 def run() -> Outputs:
     """``run(func, target, inputs, every=False)``: the outputs of each schedule of the space.
 
-    Of the first, the middle and the last schedule, or of all with ``every``.
+    Of the first, the middle and the last schedule, or of all with ``every``; of the first and the last
+    where they are emulated.
     """
 
     def outputs(
         func: tirx.PrimFunc, target: Target, inputs: Sequence[Array], every: bool = False
     ) -> Iterator[list[Array]]:
         found = schedules(func, target)
-        picked = range(len(found)) if every else {0, len(found) // 2, len(found) - 1}
+        picked = {*range(len(found))} if every else {0, len(found) // 2, len(found) - 1}
+        if target.architecture == "aarch64":
+            picked &= {0, len(found) - 1}
         for i in sorted(picked):
             yield call(build(found[i], target), func, inputs)
 
