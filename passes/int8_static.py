@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tvm import relax
+from tvm import relax, tirx
 
 from passes import int8, sparse
 from passes.channel_groups import ChannelGroups, by_groups
@@ -98,44 +98,91 @@ class Int8Static(Int8):
         scale, zero = solved.parts["x_scale"], solved.parts["x_zero"]
         step = np.repeat(scale.astype(np.float64), self.taps)
         codes = codes_of(solved.weight * step, solved.scale)
-        shift = static_shift(codes, np.repeat(zero, self.taps))
+        mask = None if self.structure is None else required_mask(solved, self.block, block)
         inverse, offset = quantizer(scale, zero)
         inputs: Parts = {"inverse": inverse, "offset": offset}
-        mask = None if self.structure is None else required_mask(solved, self.block, block)
-        if site.window is None:
-            packed = _linear_weights(codes, mask, block)
-        else:
-            packed = _conv_weights(codes, mask, zero, site.window, block)
-        return inputs | packed | {"scale": solved.scale, "shift": shift}
+        return inputs | packed_codes(codes, mask, solved.scale, zero, site, block)
 
     def write(
         self, graph: Writer, x: relax.Expr, weights: Sequence[relax.Var], solved: Solved, to: Place
     ) -> relax.Expr:
         inverse, offset, *packed = weights
         (codes,) = graph.seen(x, solved.seen, (inverse, offset))
-        lead, n, mask = _shape(x)[:-1], len(solved.weight), solved.mask
-        kept = 0 if mask is None else int(mask[0].sum())
-        if to.site.window is None:
-            k = _shape(x)[-1]
-            func = (
-                static_int8(lead, k, n, to.block)
-                if mask is None
-                else static_sparse_int8(lead, k, n, to.block, kept)
-            )
-        else:
-            window = to.site.window.with_channels(_shape(codes)[-1])
-            func = (
-                conv_int8(lead[0], window, n, to.block)
-                if mask is None
-                else conv_sparse_int8(lead[0], window, n, to.block, kept)
-            )
-        kind = "linear" if to.site.window is None else "conv"
-        name = f"{kind}_int8_static" if mask is None else f"{kind}_sparse_int8_static"
-        return relax.call_tir(graph.kernel(func, name), [codes, *packed], to.ty)
+        kept = None if solved.mask is None else int(solved.mask[0].sum())
+        return product_of_codes(graph, codes, packed, _shape(x), kept, to)
 
     def __str__(self) -> str:
         text = "int8 static" if self.density >= 1 else f"int8 static density {self.density:g}"
         return text if self.method == METHOD else f"{text} {self.method}"
+
+
+class Kernels(Protocol):
+    """A graph that takes kernels."""
+
+    def kernel(self, func: tirx.PrimFunc, name: str) -> relax.GlobalVar:
+        """Add a kernel; an equal one that is there already is used again."""
+
+
+def product_of_codes(
+    graph: Kernels,
+    codes: relax.Var,
+    packed: Sequence[relax.Var],
+    inputs: Sequence[int],
+    kept: int | None,
+    to: Place,
+) -> relax.Expr:
+    """The call of the kernel that computes a layer from codes.
+
+    Args:
+        graph: where the kernel is added.
+        codes: uint8, in whole groups of channels.
+        packed: what ``packed_codes`` made.
+        inputs: shape of the inputs before groups were filled up.
+        kept: groups of inputs kept for each block of outputs; None for all.
+        to: the layer, the packed block and the type of the result.
+    """
+    *lead, k = inputs
+    n, dense = int(to.ty.shape.values[-1]), kept is None
+    if to.site.window is None:
+        func = (
+            static_int8(lead, k, n, to.block)
+            if kept is None
+            else static_sparse_int8(lead, k, n, to.block, kept)
+        )
+    else:
+        window = to.site.window.with_channels(_shape(codes)[-1])
+        func = (
+            conv_int8(lead[0], window, n, to.block)
+            if kept is None
+            else conv_sparse_int8(lead[0], window, n, to.block, kept)
+        )
+    kind = "linear" if to.site.window is None else "conv"
+    name = f"{kind}_int8_static" if dense else f"{kind}_sparse_int8_static"
+    return relax.call_tir(graph.kernel(func, name), [codes, *packed], to.ty)
+
+
+def packed_codes(
+    codes: NDArray[np.int8],
+    mask: NDArray[np.bool_] | None,
+    scale: NDArray[np.float32],
+    zero: NDArray[np.int32],
+    site: Linear,
+    block: int,
+) -> Parts:
+    """What the kernel of a layer reads after the codes of its inputs.
+
+    Args:
+        codes: [N, K] of the weight.
+        mask: kept groups of inputs; None if all are.
+        scale: float32 [N], what a sum of products of codes is worth.
+        zero: int32 [C], the codes of zero in each channel of the inputs, 0 to 255.
+    """
+    shift = static_shift(codes, np.repeat(zero, site.taps))
+    if site.window is None:
+        packed = _linear_weights(codes, mask, block)
+    else:
+        packed = _conv_weights(codes, mask, zero, site.window, block)
+    return packed | {"scale": scale, "shift": shift}
 
 
 def _linear_weights(codes: NDArray[np.int8], mask: NDArray[np.bool_] | None, block: int) -> Parts:

@@ -3,7 +3,8 @@
 Linear layers and convolutions become our products with packed weights, attention one kernel on the
 combined QKV tensor, LayerNorm, softmax and GELU our vectorised computes. Everything elementwise that follows is then
 fused into the kernel that produces its operand, so bias, GELU and residual cost no memory traffic.
-Kernels that earlier passes put in (int8, sparse) are kept and fused in the same way.
+Kernels that earlier passes put in (int8, sparse) are kept and fused in the same way. Layers of models that
+came quantised run on their integers where the target multiplies them (`passes.integers`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from passes.errors import PassError
+from passes.integers import use_integers
 from passes.legalize import LEGALIZE, VIEWS
 from passes.lower_attention import use_attention_kernels
 from passes.lower_codes import compute_codes
@@ -41,6 +43,7 @@ def lower(model: Model, target: Target) -> Model:
     Raises:
         PassError: an operator that has no kernel.
     """
+    model = use_integers(model, target)[0]
     model = compute_codes(use_attention_kernels(model))
     model = use_packed_kernels(model, target)
     with target.tvm():

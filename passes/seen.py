@@ -63,7 +63,7 @@ class Inputs:
                 self._parts[rows] = tuple(parts)
             return self._parts[rows]
         if how.static:
-            return (self._groups(graph, self._codes(graph, x, weights)),)
+            return (self.groups(graph, self._codes(graph, x, weights)),)
         raise NotImplementedError(f"no kernel sees its input as {how}")
 
     def again(self, graph: Rewriting, value: relax.Expr) -> relax.Expr | None:
@@ -75,7 +75,7 @@ class Inputs:
         makers: dict[str, _Maker] = {
             QUANTIZE: self._rows,
             QUANTIZE_STATIC: self._codes,
-            PAD: self._groups,
+            PAD: self.groups,
             ROUND: self._bf16,
             ROUND_FP16: self._fp16,
         }
@@ -138,7 +138,7 @@ class Inputs:
             self._made[x, how] = graph.emit(call, "rounded")
         return self._made[x, how]
 
-    def _groups(
+    def groups(
         self, graph: Rewriting, q: relax.Expr, weights: Sequence[relax.Var] = ()
     ) -> relax.Var:
         """Codes [*lead, k] as whole groups."""

@@ -64,7 +64,9 @@ def tile_product_amx(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
 
 def shares(sch: s_tir.Schedule, target: Target, tile: Tile) -> int:
     """Equal parts of the tiles for the threads: as few as there can be, each configures the unit."""
-    *outer, rows, blocks, _ = (int(d) for d in written(sch, flow(sch)[0].block).shape)
+    nodes = flow(sch)
+    shape = written(sch, nodes[anchor_in(nodes)].block).shape
+    *outer, rows, blocks, _ = (int(d) for d in shape)
     total = prod(outer) * blocks * -(-(rows - ROW_SLACK) // tile.rows)
     return next(p for p in range(min(target.threads, total), total + 1) if total % p == 0)
 
