@@ -32,6 +32,8 @@ def sweep_model(
     max_latency_ms: float | None = None,
     min_quality: float | None = None,
     max_loss: float | None = None,
+    max_size_mb: float | None = None,
+    size: bool = False,
     minutes: float | None = None,
     measurements: int | None = 16,
     passes: tuple[str, ...] = PASSES,
@@ -53,7 +55,8 @@ def sweep_model(
         threads: of the compressed models.
         output: folder of the run; the same call goes on with a run that was stopped.
         records: file of all measurements; default: beside ``output``.
-        max_latency_ms, min_quality, max_loss: goals; all are optional.
+        max_latency_ms, min_quality, max_loss, max_size_mb: goals; all are optional.
+        size: the frontier is of latency, quality and size; a limit of the size asks for it too.
         minutes, measurements: budget of the search.
         passes: which to use.
         trials: schedules tried for each kernel.
@@ -70,7 +73,7 @@ def sweep_model(
         target,
         "python.py:quality",
         "python.py:calibration",
-        Goal(metric, max_latency_ms, min_quality, max_loss),
+        Goal(metric, max_latency_ms, min_quality, max_loss, max_size_mb, size),
         records=None if records is None else str(records),
         threads=threads,
         passes=passes,

@@ -121,8 +121,9 @@ class Bundle:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of library and weights."""
-        return sum(int(f["bytes"]) for f in self.manifest["files"].values())
+        """Bytes of its files on disk: library, weights and manifest."""
+        files = sum(int(f["bytes"]) for f in self.manifest["files"].values())
+        return files + (self.path / MANIFEST).stat().st_size
 
     def weights(self) -> dict[str, NDArray[np.generic]]:
         """Weights in the order of the library's parameters. Raises BundleError."""

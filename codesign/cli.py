@@ -149,13 +149,20 @@ def sweep(
     max_loss: Annotated[
         float | None, typer.Option(help="Goal: at most this relative loss of quality (0.01 = 1 %).")
     ] = None,
+    max_size_mb: Annotated[
+        float | None, typer.Option(help="Goal: bundles of at most so many MB (1e6 bytes).")
+    ] = None,
+    size: Annotated[
+        bool | None,
+        typer.Option("--size/--no-size", help="Goal: small bundles too; offers codebooks."),
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in minutes.")] = None,
     measurements: Annotated[
         int | None, typer.Option(help="Budget in candidates built and measured.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Search for the frontier of latency and quality; the same command goes on after a stop."""
+    """Search for the frontier of latency, quality and, if asked, size; it goes on after a stop."""
     from codesign.config import load_config, override
     from codesign.progress import progress_for
     from codesign.sweep import run_sweep
@@ -168,6 +175,8 @@ def sweep(
         max_latency_ms=max_latency_ms,
         min_quality=min_quality,
         max_loss=max_loss,
+        max_size_mb=max_size_mb,
+        size=size,
         minutes=minutes,
         measurements=measurements,
     )

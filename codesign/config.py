@@ -10,9 +10,9 @@ required:
     quality = "retrieval.py:evaluate"    # predict -> {"mrr": 0.54, "recall@1": 0.42}
     search_quality = "retrieval.py:dev"  # steers the search, on other data; default: quality
     calibration = "retrieval.py:batches" # () -> iterable of input dicts; never held-out data
-    passes = ["tokens", "ffn", "heads", "layers", "bf16", "fp16", "int8",
-              "int8_static", "int8_attention", "approximate", "sparse", "pattern", "low_rank", "tucker",
-              "weight_only"]
+    passes = ["tokens", "ffn", "heads", "layers", "bf16", "fp16", "int8", "int8_static",
+              "int8_attention", "approximate", "sparse", "pattern", "low_rank", "tucker",
+              "weight_only", "codebook"]
     output = "runs/minilm"
     records = "runs/records.sqlite"      # default: beside the output folder, for runs to share
     trials = 16                          # tuning trials for each new kernel
@@ -27,13 +27,15 @@ required:
     max_latency_ms = 5.0
     min_quality = 0.50                   # absolute, of the metric
     max_loss = 0.01                      # relative to the uncompressed model
+    max_size_mb = 20.0                   # of a bundle's files, 1e6 bytes; asks for size as well
+    size = true                          # a frontier of latency, quality and size; default: false
 
     [budget]                             # whichever ends first; no key: until nothing is new
     minutes = 10.0
     measurements = 40                    # candidates built, measured and evaluated
 
 Paths are relative to the file. Every goal is optional: without one the whole frontier is searched
-evenly.
+evenly. Where no goal asks for size, "codebook" is not used: it makes bundles smaller, never faster.
 """
 
 from __future__ import annotations
@@ -71,8 +73,12 @@ PASSES = (
     "low_rank",
     "tucker",
     "weight_only",
+    "codebook",
 )
 """Names of the passes a sweep can enable, in the order in which they are applied."""
+
+FOR_SIZE = ("codebook",)
+"""Those that gain nothing but bytes: they are used where a goal asks for size."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +90,21 @@ class Goal:
         max_latency_ms: end-to-end median at most.
         min_quality: the metric at least.
         max_loss: relative loss of the metric at most; 0.01 is one percent.
+        max_size_mb: all files of a bundle at most, in 1e6 bytes.
+        size: the frontier is of latency, quality and size, not of latency and quality alone.
     """
 
     metric: str
     max_latency_ms: float | None = None
     min_quality: float | None = None
     max_loss: float | None = None
+    max_size_mb: float | None = None
+    size: bool = False
+
+    @property
+    def sized(self) -> bool:
+        """Whether size is an objective: it is asked for, or limited."""
+        return self.size or self.max_size_mb is not None
 
 
 @dataclass(frozen=True)
@@ -118,6 +133,11 @@ class SweepConfig:
     seed: int = 0
     dims: Mapping[str, int] = field(default_factory=FrozenMap)
     budget: Budget = Budget()
+
+    @property
+    def used_passes(self) -> tuple[str, ...]:
+        """The enabled passes that gain something that the goal asks for."""
+        return tuple(p for p in self.passes if self.goal.sized or p not in FOR_SIZE)
 
     @classmethod
     def from_tables(cls, tables: Mapping[str, Any], folder: Path) -> SweepConfig:
@@ -157,6 +177,7 @@ class SweepConfig:
         positive: dict[str, float | None] = {
             "sweep.threads": self.threads,
             "goal.max_latency_ms": self.goal.max_latency_ms,
+            "goal.max_size_mb": self.goal.max_size_mb,
             "budget.minutes": self.budget.minutes,
             "budget.measurements": self.budget.measurements,
             **{f"dims.{name}": size for name, size in self.dims.items()},

@@ -14,6 +14,12 @@ from codesign.files import read_text, write_text
 from codesign.frozen import FrozenMap
 from codesign.schema import dump, load
 
+OBJECTIVES = ("latency", "quality")
+"""What a frontier is in unless more is asked for."""
+
+SIZE = "size"
+"""The objective that may be beside them."""
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -39,7 +45,7 @@ class Point:
         latency_interval_ms: low and high end of the median's confidence interval.
         predicted_ms: what its kernels' records said before it was built.
         quality: name -> value of the user's quality function.
-        size_bytes: size of the bundle.
+        size_bytes: all files of the bundle.
         choices: what was done to the model.
         bundle: folder, relative to frontier.json.
     """
@@ -56,7 +62,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Frontier:
-    """The points that do not dominate each other, fastest first, and their baselines."""
+    """The points that do not dominate each other, fastest first, and their baselines.
+
+    Attributes:
+        objectives: in what they do not dominate each other: latency, quality, and where it was asked
+            for size. Of latency and quality alone some of them may then dominate others.
+    """
 
     model: str
     target: str
@@ -64,6 +75,12 @@ class Frontier:
     protocol: Mapping[str, Any]
     baselines: tuple[Baseline, ...]
     points: tuple[Point, ...]
+    objectives: tuple[str, ...] = OBJECTIVES
+
+    @property
+    def sized(self) -> bool:
+        """Whether size is an objective."""
+        return SIZE in self.objectives
 
     def write(self, path: str | Path) -> Path:
         """Write frontier.json.
@@ -86,6 +103,12 @@ class Frontier:
     def from_json(cls, data: Any) -> Frontier:
         """Check plain data and build a frontier from it."""
         frontier = load(cls, data, "frontier", extra=True)
+        unknown = [name for name in frontier.objectives if name not in (*OBJECTIVES, SIZE)]
+        if unknown:
+            raise UserError(
+                "frontier.objectives names what no point has", got=unknown[0],
+                allowed=", ".join((*OBJECTIVES, SIZE)),
+            )  # fmt: skip
         for i, point in enumerate(frontier.points):
             low, high = point.latency_interval_ms
             if not 0 < low <= point.latency_ms <= high:

@@ -27,6 +27,7 @@ from codesign.errors import UserError
 from codesign.files import writable_folder
 from codesign.frozen import digest
 from codesign.loop.baseline import open_baseline
+from codesign.loop.blocks import blocks_of
 from codesign.loop.candidates import Judge, Judged
 from codesign.loop.finals import run_finals
 from codesign.loop.gains import at_full_width, gainful
@@ -37,7 +38,8 @@ from codesign.loop.onnx_baseline import OnnxBaseline
 from codesign.loop.outcome import BUNDLES, SweepResult, write_outcome
 from codesign.loop.request import SweepRequest
 from codesign.loop.rounds import Rounds
-from codesign.loop.sensitivity import Sensitivities, SensitivityProbe
+from codesign.loop.sensitivity import Sensitivities, SensitivityProbe, in_formats
+from codesign.loop.sizes import Sizes, rest_of
 from codesign.loop.tables import Space, space_of, tables_of
 from codesign.loop.workshop import Workshop
 from codesign.machine import cores
@@ -138,14 +140,15 @@ class _Sweep:
         space = self._space()
         self.workshop.tune(space.book.known.values())
         sensitivities = self._sensitivities(space)
-        tables = self._tables(space, sensitivities)
+        tables = self._tables(space, sensitivities, self._sizes(space, dense))
         rounds = Rounds(
             tables, judge, self.request.search_quality, config, deadline, progress, dense
         )
         rounds.run()
         onnx = open_baseline(self.request.model, self.samples[0], config.threads, self.folder)
         try:
-            finals = run_finals(judge, dense, rounds.judged, self.request.quality, onnx, progress)
+            scorer, sized = self.request.quality, config.goal.sized
+            finals = run_finals(judge, dense, rounds.judged, scorer, onnx, progress, sized)
         finally:
             if isinstance(onnx, OnnxBaseline):
                 onnx.close()
@@ -175,7 +178,8 @@ class _Sweep:
 
     def _space(self) -> Space:
         """What may be decided; what does not gain at full width is measured and left out first."""
-        workshop, enabled = self.workshop, self.request.config.passes
+        workshop, config = self.workshop, self.request.config
+        enabled, sized = config.used_passes, config.goal.sized
         model, sites, target = self.prepared.model, self.prepared.sites, workshop.target
         offers = all_offers(sites.layers, target, enabled)
         workshop.progress.start("find what each layer offers", len(sites.layers))
@@ -183,7 +187,7 @@ class _Sweep:
             model, sites, target, enabled, at_full_width(offers), workshop.progress.step
         )
         workshop.tune(full.book.known.values(), "tune kernels at full width")
-        offers = gainful(offers, full, workshop.kernel_seconds)
+        offers = gainful(offers, full, workshop.kernel_seconds, target if sized else None)
         return space_of(model, sites, target, enabled, offers)
 
     def _sensitivities(self, space: Space) -> Sensitivities:
@@ -193,17 +197,39 @@ class _Sweep:
             return SensitivityKey(model, candidate, "calibration", version)
 
         records, lengths = self.workshop.records, space.lengths[1:]
-        probe = SensitivityProbe(self.simulator, self.solver, records, key, lengths)
+        stored = self._stored_key if self.request.config.goal.sized else None
+        target = self.workshop.target
+        probe = SensitivityProbe(self.simulator, self.solver, records, key, lengths, stored, target)
         progress = self.workshop.progress
         progress.start("sensitivity of each decision", len(space.layers))
         return Sensitivities(
             probe.layers(space.layers, space.offers, space.droppable, progress.step)
         )
 
-    def _tables(self, space: Space, sensitivities: Sensitivities) -> Tables:
+    def _stored_key(self, candidate: Candidate) -> SensitivityKey:
+        """Under which the bytes are recorded that a format takes in a bundle for this target."""
+        what = f"bytes, blocks of {self.workshop.target.block}"
+        return SensitivityKey(self.prepared.hash, candidate, what, self.solver_version)
+
+    def _sizes(self, space: Space, dense: Judged) -> Sizes | None:
+        """What every decision takes in a bundle; None if no goal asks for size."""
+        if not self.request.config.goal.sized:
+            return None
+        blocks = [block for layer in space.layers for block in blocks_of(layer)]
+        candidates = [c for block in blocks for c in in_formats(block, space.offers)]
+        records = self.workshop.records
+        found = {c.key: records.find_sensitivity(self._stored_key(c)) for c in candidates}
+        return Sizes(
+            self.workshop.target,
+            dense.built.bundle.size_bytes,
+            rest_of(self.prepared.model, space.layers),
+            {key: value for key, value in found.items() if value is not None},
+        )
+
+    def _tables(self, space: Space, sensitivities: Sensitivities, sizes: Sizes | None) -> Tables:
         """What every option costs, on shorter sequences too where there are any."""
         seconds = self.workshop.kernel_seconds
-        tables = tables_of(space, sensitivities, seconds)
+        tables = tables_of(space, sensitivities, seconds, sizes)
         if not space.lengths:
             return tables
         self.workshop.progress.say("lowering what is worth it for shorter sequences")

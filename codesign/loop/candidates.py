@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,7 @@ class Judged:
         evaluation: quality on the data that steers the search, and the error of the outputs.
         predicted: seconds that were expected before it was built; NaN for the dense model.
         round: of the search in which it was built.
+        predicted_size: bytes of the bundle that were expected; NaN where nobody asks for size.
     """
 
     candidate: Candidate
@@ -45,6 +47,7 @@ class Judged:
     evaluation: Evaluation
     predicted: float
     round: int
+    predicted_size: float = math.nan
 
 
 @dataclass

@@ -13,7 +13,7 @@ from codesign.loop.onnx_baseline import OnnxBaseline
 from codesign.loop.request import Scorer
 from codesign.measure import Rig
 from codesign.measurement import Measurement, Protocol, summarize
-from codesign.pareto import front
+from codesign.pareto import frontier
 from codesign.progress import ProgressReporter
 from codesign.records.entries import Evaluation
 
@@ -56,15 +56,19 @@ class Finals:
     why_no_onnx: str = ""
 
 
-def select(judged: Sequence[Judged], metric: str, most: int = MOST) -> list[Judged]:
+def select(
+    judged: Sequence[Judged], metric: str, most: int = MOST, sized: bool = False
+) -> list[Judged]:
     """Who reaches the final: fronts of what the search saw, best first, until the places are full.
 
     The data that steers the search is small, so a candidate behind the front may be on it in truth.
     """
     left, chosen = list(judged), list[Judged]()
     while left and len(chosen) < most:
-        pairs = [(j.latency.ratio, j.evaluation.quality[metric]) for j in left]
-        best = front(pairs)
+        points = [
+            (j.latency.ratio, j.evaluation.quality[metric], j.built.bundle.size_bytes) for j in left
+        ]
+        best = frontier(points, sized)
         if not best:  # what is left has no finite latency or quality
             break
         chosen += [left[i] for i in best]
@@ -79,13 +83,15 @@ def run_finals(
     scorer: Scorer,
     onnx: OnnxBaseline | str,
     progress: ProgressReporter,
+    sized: bool = False,
 ) -> Finals:
     """Evaluate and time the finalists.
 
     Args:
         onnx: the running baseline, or why there is none.
+        sized: size is an objective.
     """
-    chosen = [dense, *select(judged, judge.metric)]
+    chosen = [dense, *select(judged, judge.metric, sized=sized)]
     progress.start("finals: held-out quality", len(chosen))
     scores = judge.quality(
         [(j.candidate, j.built, j.evaluation.output_error) for j in chosen],

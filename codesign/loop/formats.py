@@ -19,6 +19,7 @@ from passes import (
     tucker,
     weight_only,
 )
+from passes.codebook import CodebookConfig
 from passes.formats import DENSE, Format
 from passes.int8 import Int8Config
 from passes.int8_static import Int8StaticConfig
@@ -39,6 +40,7 @@ SPARSE = SparseConfig(densities=(0.5,))
 SPARSE_CONV = SparseConfig(densities=(0.5, 0.25, 0.125))
 PATTERN = PatternConfig(shares=(1.0, 1 / CONNECTIVITY), parts=(1, 4))
 """Each pattern offer costs the solver more than all others together."""
+CODEBOOK = CodebookConfig(values=(256, 64, 16))
 
 PARSERS = (
     codebook, bf16, fp16, int8, int8_static, sparse, pattern, low_rank, tucker, weight_only,
@@ -58,6 +60,7 @@ def formats_for(
         (int8_static.NAME, int8_static.choices, STATIC if sparsely else DENSE_STATIC),
         (sparse.NAME, sparse.choices, SPARSE_CONV if conv else SPARSE),
         (sparse.NAME, n_m.choices, None),
+        (codebook.NAME, codebook.choices, CODEBOOK),
     ]
     # what has no meaning for a kind of layer is not even refused there
     if conv:

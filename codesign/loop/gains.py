@@ -1,19 +1,24 @@
 """The first veto: what does not gain with all units of a block is not looked at with fewer.
 
 Every combination of units and formats costs kernels to tune, so the formats of each layer are measured at
-its full width first. One that is not faster than float32 there is offered no further.
+its full width first. One that is not faster than float32 there is offered no further, unless size is asked
+for and it may make the bundle smaller.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import inf
 
-from codesign.loop.costs import BlockKernels, Counts, Seconds
+from codesign.loop.blocks import Block, blocks_of
+from codesign.loop.costs import Counts, Seconds
 from codesign.loop.offers import Offers
+from codesign.loop.sizes import may_be_smaller
 from codesign.loop.tables import Space
 from passes.formats import DENSE, Format
 from passes.report import Refusal
+from targets.target import Target
 
 
 def at_full_width(offers: Mapping[str, Offers]) -> dict[str, Offers]:
@@ -21,24 +26,37 @@ def at_full_width(offers: Mapping[str, Offers]) -> dict[str, Offers]:
     return {name: replace(o, keeps=(None,), refusals=()) for name, o in offers.items()}
 
 
-def gainful(offers: Mapping[str, Offers], full: Space, seconds: Seconds) -> dict[str, Offers]:
+def gainful(
+    offers: Mapping[str, Offers], full: Space, seconds: Seconds, smaller_on: Target | None = None
+) -> dict[str, Offers]:
     """The offers without what was measured to be no faster; each is refused with its figures.
 
     Args:
         offers: by name of block.
         full: the kernels of `at_full_width`.
         seconds: measured time of kernels.
+        smaller_on: keep what may make a bundle for this target smaller; None looks at time alone.
     """
-    return {name: _gainful(name, o, full.kernels[name], seconds) for name, o in offers.items()}
+    blocks = [block for layer in full.layers for block in blocks_of(layer)]
+    return {b.name: _gainful(b, offers[b.name], full, seconds, smaller_on) for b in blocks}
 
 
-def _gainful(name: str, offers: Offers, kernels: BlockKernels, seconds: Seconds) -> Offers:
+def _gainful(
+    block: Block, offers: Offers, full: Space, seconds: Seconds, smaller_on: Target | None
+) -> Offers:
+    name, kernels = block.name, full.kernels[block.name]
+    linears = dict(zip(("first", "second"), block.linears, strict=False))
     dense = seconds(kernels.untouched)
     slow: list[Refusal] = []
+
+    def small(part: str, form: Format) -> bool:
+        return smaller_on is not None and may_be_smaller(linears[part], form, smaller_on)
 
     def gains(part: str, what: Format | str, counts: Counts) -> bool:
         takes = seconds(counts)
         if what in (DENSE, "") or takes < dense:
+            return True
+        if isinstance(what, Format) and takes < inf and small(part, what):
             return True
         reason = (
             f"measured {takes * 1e6:.0f} us with what is around it, {dense * 1e6:.0f} us without"

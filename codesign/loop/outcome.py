@@ -13,13 +13,14 @@ from typing import Any
 from rich.table import Table
 
 from codesign.candidate import Candidate
-from codesign.frontier import Baseline, Frontier, Point
+from codesign.config import Goal
+from codesign.frontier import OBJECTIVES, SIZE, Baseline, Frontier, Point
 from codesign.loop.candidates import Judge
 from codesign.loop.finals import Final, Finals
 from codesign.loop.kernel_table import kernel_rows
 from codesign.loop.rounds import USUAL_LOSS, Rounds, end_to_end, relative_loss
 from codesign.loop.tables import Space
-from codesign.pareto import front
+from codesign.pareto import frontier as frontier_of
 from codesign.report import (
     ChangeRow,
     OptionRow,
@@ -72,10 +73,10 @@ def write_outcome(
     rounds: Rounds, finals: Finals, space: Space, judge: Judge, folder: Path, started: float
 ) -> SweepResult:
     """Choose the frontier, name its points, move its bundles in place, and write all files."""
-    metric = rounds.config.goal.metric
+    metric, sized = rounds.config.goal.metric, rounds.config.goal.sized
     everyone = [finals.dense, *finals.others]
-    order = front([(f.latency.seconds, f.quality.quality[metric]) for f in everyone])
-    on_front = [everyone[i] for i in order]
+    places = [(f.latency.seconds, f.quality.quality[metric], _size(f)) for f in everyone]
+    on_front = [everyone[i] for i in frontier_of(places, sized)]
     points = tuple(_point(f, f"p{i:02d}", judge, folder, rounds) for i, f in enumerate(on_front))
     behind = [f for f in everyone if f not in on_front]
     others = tuple(_point(f, f"d{i:02d}", judge, folder, rounds) for i, f in enumerate(behind))
@@ -86,6 +87,7 @@ def write_outcome(
         judge.workshop.rig.protocol.to_json(),
         _baselines(finals),
         points,
+        (*OBJECTIVES, SIZE) if sized else OBJECTIVES,
     )
     named = {f.judged.candidate.key: p.name for f, p in zip(on_front, points, strict=True)}
     counts = judge.workshop.records.counts(str(folder.resolve()), judge.workshop.records.session)
@@ -132,7 +134,7 @@ def _point(final: Final, name: str, judge: Judge, folder: Path, rounds: Rounds) 
         (final.latency.lo * 1e3, final.latency.hi * 1e3),
         predicted * 1e3,
         final.quality.quality,
-        judged.built.bundle.size_bytes,
+        _size(final),
         judged.candidate.choices,
         f"{BUNDLES}/{name}",
     )
@@ -170,8 +172,9 @@ def _vetoes(rounds: Rounds) -> tuple[Veto, ...]:
 
 def _options(rounds: Rounds) -> tuple[OptionRow, ...]:
     """Options that change at most one thing: the measured tables in short."""
+    sized = rounds.config.goal.sized
     return tuple(
-        OptionRow(g.name, o.label, o.seconds * 1e6, o.error, o.veto)
+        OptionRow(g.name, o.label, o.seconds * 1e6, o.error, o.veto, o.size if sized else None)
         for g in rounds.tables.groups
         for o in g.options
         if len(o.choices) <= 1
@@ -179,12 +182,15 @@ def _options(rounds: Rounds) -> tuple[OptionRow, ...]:
 
 
 def _predictions(rounds: Rounds, named: dict[str, str]) -> tuple[Prediction, ...]:
+    sized = rounds.config.goal.sized
     return tuple(
         Prediction(
             named.get(j.candidate.key, j.candidate.key[:8]),
             j.predicted * 1e3,
             end_to_end(j.latency, rounds.dense.latency) * 1e3,
             j.round,
+            j.predicted_size if sized else None,
+            j.built.bundle.size_bytes if sized else None,
         )
         for j in rounds.judged
     )
@@ -197,15 +203,20 @@ def notes(rounds: Rounds, finals: Finals, on_front: Sequence[Final]) -> list[str
         found.append(f"ONNX Runtime was not measured: {finals.why_no_onnx}")
     goal, metric = rounds.config.goal, rounds.config.goal.metric
     most = USUAL_LOSS if goal.max_loss is None else goal.max_loss
-    within = [f for f in on_front if _loss(finals, f, metric) <= most]
+    good = [f for f in on_front if _loss(finals, f, metric) <= most]
+    within = [f for f in good if _small_enough(f, goal)]
     if within:
         best = min(within, key=lambda f: f.latency.seconds)
+        limit = "" if goal.max_size_mb is None else f" and {goal.max_size_mb:g} MB"
+        size = f", {_mb(_size(best))} MB" if goal.sized else ""
         found.append(
-            f"fastest within {most:.2%} loss of {metric}: "
-            f"{best.latency.seconds * 1e3:.2f} ms, {_times(best, finals)}"
+            f"fastest within {most:.2%} loss of {metric}{limit}: "
+            f"{best.latency.seconds * 1e3:.2f} ms{size}, {_times(best, finals)}"
         )
-    elif goal.max_loss is not None:
+    elif goal.max_loss is not None and not good:
         found.append(f"no point loses at most {most:.2%} of {metric}")
+    if goal.sized:
+        found += _size_notes(goal, finals, on_front, good, f"{most:.2%} loss of {metric}")
     fastest_of_all = min(on_front, key=lambda f: f.latency.seconds)
     found.append(
         f"fastest of all: {fastest_of_all.latency.seconds * 1e3:.2f} ms, "
@@ -220,6 +231,45 @@ def notes(rounds: Rounds, finals: Finals, on_front: Sequence[Final]) -> list[str
             )
     found += [f"a candidate failed: {why.splitlines()[0]}" for why in rounds.failed.values() if why]
     return found
+
+
+def _size_notes(
+    goal: Goal, finals: Finals, on_front: Sequence[Final], good: Sequence[Final], loss: str
+) -> list[str]:
+    """What is the smallest, and whether anything is as small as asked for.
+
+    Args:
+        good: those on the front that lose little enough, which is ``loss`` in words.
+    """
+    found = []
+    if good:
+        best = min(good, key=_size)
+        ratio = _size(finals.dense) / _size(best)
+        found.append(
+            f"smallest within {loss}: {_mb(_size(best))} MB, {ratio:.2f}x smaller than dense, "
+            f"{best.latency.seconds * 1e3:.2f} ms, {_times(best, finals)}"
+        )
+    for points, what in ((on_front, "takes at most"), (good, f"within {loss} takes at most")):
+        if points and not any(_small_enough(f, goal) for f in points):
+            found.append(
+                f"no point {what} {goal.max_size_mb:g} MB; "
+                f"the smallest takes {_mb(min(map(_size, points)))} MB"
+            )
+            break
+    return found
+
+
+def _small_enough(final: Final, goal: Goal) -> bool:
+    return goal.max_size_mb is None or _size(final) <= goal.max_size_mb * 1e6
+
+
+def _size(final: Final) -> int:
+    return final.judged.built.bundle.size_bytes
+
+
+def _mb(size: int) -> str:
+    """Megabytes in three digits."""
+    return f"{size / 1e6:.3g}"
 
 
 def _loss(finals: Finals, final: Final, metric: str) -> float:
@@ -261,6 +311,6 @@ def frontier_table(data: ReportData) -> Table:
             f"{dense.latency_ms / p.latency_ms:.2f}",
             f"{onnx.latency_ms / p.latency_ms:.2f}" if onnx else "",
             f"{p.quality[data.metric]:.4f}", "" if loss is None else f"{loss:+.2%}",
-            f"{p.size_bytes / 1e6:.1f}", data.labels.get(p.name, ""),
+            f"{p.size_bytes / 1e6:.2f}", data.labels.get(p.name, ""),
         )  # fmt: skip
     return table

@@ -120,7 +120,9 @@ class Rounds:
         for (plan, candidate, made, _, latency, predicted), evaluation in zip(
             built, scores, strict=True
         ):
-            judged = Judged(candidate, plan.picks, made, latency, evaluation, predicted, number)
+            judged = Judged(
+                candidate, plan.picks, made, latency, evaluation, predicted, number, plan.size
+            )
             self.judged.append(judged)
             self.progress.step(self._line(judged))
 
@@ -165,7 +167,8 @@ class Rounds:
             calls = self.dense.built.calls
             ratio = goal.max_latency_ms * 1e-3 - calibration.per_kernel * calls
             seconds = max(ratio, 1e-6) / calibration.scale
-        return Limits(seconds, loss, WORST_LOSS, USUAL_LOSS)
+        size = None if goal.max_size_mb is None else goal.max_size_mb * 1e6
+        return Limits(seconds, loss, WORST_LOSS, USUAL_LOSS, goal.sized, size)
 
 
 def relative_loss(dense: Evaluation, other: Evaluation, metric: str) -> float:

@@ -17,6 +17,7 @@ from codesign.candidate import Candidate, Choice
 from codesign.loop.blocks import DROP, Block, Decision, blocks_of, tokens_kept
 from codesign.loop.layer_solver import Index, LayerSolver, changed_core, effective, merged
 from codesign.loop.offers import Offers
+from codesign.loop.sizes import stored_bytes
 from codesign.machine import cores
 from codesign.records import Records
 from codesign.records.entries import SensitivityKey
@@ -27,6 +28,7 @@ from passes.sites import Attention, Section
 from passes.solve.blas import one_thread
 from passes.solve.gram import Gram
 from passes.solve.site import Affine, solve_ffn_widths, solve_formats, solve_head_counts
+from targets.target import Target
 
 SAMPLES = 16
 """Calibration samples on which a single decision is judged."""
@@ -76,6 +78,8 @@ class SensitivityProbe:
         simulator, solver: made only when something is not recorded yet.
         key: makes the record's key of a candidate.
         lengths: tokens that may be left at the input of a layer.
+        stored: where size is asked for, makes the key under which the bytes of a format are recorded, as
+            in a bundle for ``target``.
     """
 
     simulator: Callable[[], Simulator]
@@ -83,6 +87,8 @@ class SensitivityProbe:
     records: Records
     key: Callable[[Candidate], SensitivityKey]
     lengths: tuple[int, ...] = ()
+    stored: Callable[[Candidate], SensitivityKey] | None = None
+    target: Target | None = None
 
     def layers(
         self,
@@ -102,13 +108,17 @@ class SensitivityProbe:
             values = {c.key: self.records.find_sensitivity(self.key(c)) for c in wanted}
             found |= {key: value for key, value in values.items() if value is not None}
             unknown = {key for key, value in values.items() if value is None}
+            if self.stored is not None:
+                formats = [c for block in blocks_of(layer) for c in in_formats(block, offers)]
+                stored = {c.key: self.records.find_sensitivity(self.stored(c)) for c in formats}
+                unknown |= {key for key, value in stored.items() if value is None}
             if unknown:
                 missing.append((layer, unknown))
             else:
                 step(layer.name)
         if missing:
             self.solver()  # made here, before threads ask for it at once
-            found |= self._measure(missing, offers, droppable, step)
+            found |= self._measure(missing, offers, droppable, step, found)
         return found
 
     @one_thread
@@ -118,21 +128,26 @@ class SensitivityProbe:
         offers: Mapping[str, Offers],
         droppable: bool,
         step: Callable[[str], None],
+        known: Mapping[str, float],
     ) -> dict[str, float]:
         """Solve and simulate what is missing; each value is stored as soon as it is known."""
-        results: SimpleQueue[tuple[Candidate, float] | str] = SimpleQueue()
+        results: SimpleQueue[tuple[Candidate, float | None, int | None] | str] = SimpleQueue()
         stop = Event()
 
         def work(layer: Section, unknown: set[str]) -> None:
             try:
-                for candidate, variant in self._variants(layer, offers, droppable, unknown):
+                for candidate, variant, stored in self._variants(layer, offers, droppable, unknown):
                     if stop.is_set():
                         return
-                    keep = tokens_kept(candidate, layer.name)
-                    value = inf
-                    if variant is not None:
-                        value = self.simulator().sensitivity(layer.name, variant, SAMPLES, keep)
-                    results.put((candidate, value))
+                    value = None
+                    if candidate.key not in known:
+                        keep = tokens_kept(candidate, layer.name)
+                        value = inf
+                        if variant is not None:
+                            value = self.simulator().sensitivity(
+                                layer.name, variant, SAMPLES, keep
+                            )
+                    results.put((candidate, value, stored))
             finally:
                 results.put(layer.name)
 
@@ -147,9 +162,12 @@ class SensitivityProbe:
                         done += 1
                         step(result)
                         continue
-                    candidate, value = result
-                    self.records.add_sensitivity(self.key(candidate), value)
-                    found[candidate.key] = value
+                    candidate, value, stored = result
+                    if value is not None:
+                        self.records.add_sensitivity(self.key(candidate), value)
+                        found[candidate.key] = value
+                    if stored is not None and self.stored is not None:
+                        self.records.add_sensitivity(self.stored(candidate), stored)
             finally:
                 stop.set()
         for job in jobs:
@@ -158,28 +176,28 @@ class SensitivityProbe:
 
     def _variants(
         self, layer: Section, offers: Mapping[str, Offers], droppable: bool, missing: set[str]
-    ) -> Iterator[tuple[Candidate, Variant | None]]:
+    ) -> Iterator[tuple[Candidate, Variant | None, int | None]]:
         if droppable and layer.droppable and drop_candidate(layer).key in missing:
-            yield drop_candidate(layer), Variant(dropped=True)
+            yield drop_candidate(layer), Variant(dropped=True), None
         for candidate in (tokens_candidate(layer, length) for length in self.lengths):
             if candidate.key in missing:
-                yield candidate, Variant()
+                yield candidate, Variant(), None
         for block in blocks_of(layer):
             offer = offers[block.name]
-            parts: Iterable[tuple[Decision, Variant | None]] = chain(
+            parts: Iterable[tuple[Decision, Variant | None, int | None]] = chain(
                 self._kept(layer, block, offer, missing),
                 self._formats(layer, block, True, offer.first, missing),
                 self._formats(layer, block, False, offer.second, missing),
-                ((Decision(core=c), changed_core(block)) for c in offer.core if c),
+                ((Decision(core=c), changed_core(block), None) for c in offer.core if c),
             )
-            for decision, variant in parts:
+            for decision, variant, stored in parts:
                 candidate = Candidate(decision.choices(block))
                 if candidate.key in missing:
-                    yield candidate, variant
+                    yield candidate, variant, stored
 
     def _kept(
         self, layer: Section, block: Block, offers: Offers, missing: set[str]
-    ) -> Iterator[tuple[Decision, Variant]]:
+    ) -> Iterator[tuple[Decision, Variant, None]]:
         keeps = [
             keep
             for keep in offers.keeps
@@ -194,7 +212,7 @@ class SensitivityProbe:
         for keep, (units, fitted) in zip(keeps, kept_units, strict=True):
             self.solver().kept[block.name, keep] = units
             solved = Solved(DENSE, np.asarray(fitted.weight, np.float32), _float32(fitted.bias))
-            yield Decision(keep), effective(block.second, solved, None, None)
+            yield Decision(keep), effective(block.second, solved, None, None), None
 
     def _formats(
         self,
@@ -203,8 +221,8 @@ class SensitivityProbe:
         is_first: bool,
         forms: tuple[Format, ...],
         missing: set[str],
-    ) -> Iterator[tuple[Decision, Variant | None]]:
-        """Each format with what it changes; None where it cannot say the layer's numbers."""
+    ) -> Iterator[tuple[Decision, Variant | None, int | None]]:
+        """Each format with what it changes, and what it stores; None where it cannot say the layer's numbers."""
         decisions = {f: Decision(first=f) if is_first else Decision(second=f) for f in forms}
         todo = [
             f for f in forms if f != DENSE and Candidate(decisions[f].choices(block)).key in missing
@@ -216,10 +234,14 @@ class SensitivityProbe:
         affine: Affine = self.solver().affine(linear)
         unfit = [f for f in todo if f.unfit(affine.weight, gram.values) is not None]
         for form in unfit:
-            yield decisions[form], None
+            yield decisions[form], None, None
         fit = [f for f in todo if f not in unfit]
         for form, solved in zip(fit, solve_formats(affine, gram, fit), strict=True):
-            yield decisions[form], merged(Variant(), effective(linear, solved, None, None))
+            stored = None
+            if self.stored is not None and self.target is not None:
+                stored = stored_bytes(linear, solved, self.target)
+            variant = merged(Variant(), effective(linear, solved, None, None))
+            yield decisions[form], variant, stored
 
 
 def fitted_units(
@@ -248,3 +270,10 @@ def single(offers: Offers) -> list[Decision]:
         *(Decision(second=form) for form in offers.second if form != DENSE),
         *(Decision(core=core) for core in offers.core if core),
     ]
+
+
+def in_formats(block: Block, offers: Mapping[str, Offers]) -> list[Candidate]:
+    """The candidates that only give one layer of a block a format."""
+    offer = offers[block.name]
+    decisions = [d for d in single(offer) if d.keep is None and not d.core]
+    return [Candidate(d.choices(block)) for d in decisions]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from codesign.loop.blocks import DROP, Block, blocks_of
@@ -17,6 +17,7 @@ from codesign.loop.costs import (
 )
 from codesign.loop.offers import Offers, all_offers
 from codesign.loop.sensitivity import Sensitivities, drop_candidate
+from codesign.loop.sizes import Sizes
 from codesign.search import Group, Option, Tables, veto_slow
 from codesign.search import Layer as LayerTable
 from passes import tokens
@@ -112,33 +113,46 @@ def _shape(offers: Offers) -> tuple[object, ...]:
     return (offers.keeps, offers.first, offers.second, offers.core)
 
 
-def tables_of(space: Space, sensitivities: Sensitivities, seconds: Seconds) -> Tables:
-    """The search's tables, slow options vetoed.
+def tables_of(
+    space: Space, sensitivities: Sensitivities, seconds: Seconds, sizes: Sizes | None = None
+) -> Tables:
+    """The search's tables, options vetoed that gain nothing.
 
     Args:
         space: what may be decided.
         sensitivities: error of each single decision.
         seconds: measured time of a multiset of kernels.
+        sizes: bytes of each decision, which then count as a gain too; None if nobody asks for size.
     """
     total, layers = seconds(space.dense), []
     for layer in space.layers:
         own = seconds(space.untouched[layer.name])
         total -= own
-        groups = tuple(_group(b, space, sensitivities, seconds) for b in blocks_of(layer))
+        groups = tuple(_group(b, space, sensitivities, seconds, sizes) for b in blocks_of(layer))
         drop = None
         if space.droppable and layer.droppable:
             choices = drop_candidate(layer).choices
             drop = Option(choices, "dropped", 0.0, sensitivities.of_drop(layer))
         # options are relative to the untouched layer, so that shared kernels count once
-        layers.append(LayerTable(layer.name, groups, drop, own - sum(_dense(g) for g in groups)))
-    return veto_slow(Tables(tuple(layers), max(total, 0.0)))
+        rest = 0.0 if sizes is None else sizes.rest[layer.name]
+        base = own - sum(g.options[0].seconds for g in groups)
+        layers.append(LayerTable(layer.name, groups, drop, base, base_size=rest))
+    tables = Tables(tuple(layers), max(total, 0.0))
+    if (
+        sizes is not None
+    ):  # of the dense model the bundle is there: its size is what the sums start from
+        known = tables.size((0,) * len(tables.groups))
+        tables = replace(tables, base_size=sizes.dense - known)
+    return veto_slow(tables, sized=sizes is not None)
 
 
-def _dense(group: Group) -> float:
-    return group.options[0].seconds
-
-
-def _group(block: Block, space: Space, sensitivities: Sensitivities, seconds: Seconds) -> Group:
+def _group(
+    block: Block,
+    space: Space,
+    sensitivities: Sensitivities,
+    seconds: Seconds,
+    sizes: Sizes | None,
+) -> Group:
     decisions = space.offers[block.name].decisions()
     kernels = {d: space.kernels[block.name].of(d) for d in decisions}
     options = []
@@ -155,6 +169,7 @@ def _group(block: Block, space: Space, sensitivities: Sensitivities, seconds: Se
                 1.0 if broken else takes,
                 1.0 if error == inf else error,
                 veto,
+                size=0.0 if sizes is None else sizes.of(block, decision),
             )
         )
     return Group(block.name, tuple(options))

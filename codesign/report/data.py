@@ -12,6 +12,7 @@ from codesign.files import write_text
 from codesign.frontier import Frontier, Point, read_json
 from codesign.frozen import FrozenMap
 from codesign.latency import Calibration
+from codesign.pareto import front
 from codesign.schema import dump, load
 
 FILE = "report.json"
@@ -75,23 +76,34 @@ class ChangeRow:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A prediction made before the candidate was built, and what was measured then."""
+    """A prediction made before the candidate was built, and what was measured then.
+
+    Attributes:
+        predicted_bytes, measured_bytes: of the bundle; None where nobody asked for size.
+    """
 
     name: str
     predicted_ms: float
     measured_ms: float
     round: int = 0
+    predicted_bytes: float | None = None
+    measured_bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class OptionRow:
-    """An entry of the search's tables: measured latency and sensitivity of one option."""
+    """An entry of the search's tables: measured latency and sensitivity of one option.
+
+    Attributes:
+        size_bytes: that its weights take in a bundle; None where nobody asked for size.
+    """
 
     group: str
     option: str
     latency_us: float
     error: float
     veto: str = ""
+    size_bytes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +180,18 @@ class ReportData:
             if baseline.name == self.reference:
                 return baseline.quality.get(self.metric)
         return None
+
+    def fastest_for_quality(self) -> tuple[Point, ...]:
+        """The points of the frontier that no other dominates in latency and quality alone."""
+        points = [p for p in self.frontier.points if self.quality(p) is not None]
+        pairs = [(p.latency_ms, self.quality(p) or 0.0) for p in points]
+        return tuple(points[i] for i in front(pairs))
+
+    def best_for_size(self) -> tuple[Point, ...]:
+        """The points of the frontier that no other dominates in size and quality, smallest first."""
+        points = [p for p in self.frontier.points if self.quality(p) is not None]
+        pairs = [(float(p.size_bytes), self.quality(p) or 0.0) for p in points]
+        return tuple(points[i] for i in front(pairs))
 
     def loss(self, point: Point) -> float | None:
         """Relative loss of the metric; negative is a gain."""

@@ -145,9 +145,13 @@ def _explorer(data: ReportData) -> Html:
             el("article", el("h3", p.name, " ", el("small", data.labels.get(p.name, ""))),
                tables.facts(rows), choice_grid(p.choices, passes), data_detail=i)
         )  # fmt: skip
+    figure = el("figure", plots.frontier_plot(data), el("figcaption", _LEGEND))
+    if data.frontier.sized:
+        second = el("figure", plots.size_plot(data), el("figcaption", _SIZE_LEGEND))
+        figure = el("div", figure, second)
     return el(
         "div",
-        el("figure", plots.frontier_plot(data), el("figcaption", _LEGEND)),
+        figure,
         el("div", details, class_="details", aria_live="polite"),
         class_="explorer",
     )
@@ -156,6 +160,12 @@ def _explorer(data: ReportData) -> Html:
 def _agreement(data: ReportData) -> Agreement:
     rows = data.predictions
     return agreement([p.predicted_ms for p in rows], [p.measured_ms for p in rows])
+
+
+def _size_agreement(data: ReportData) -> Agreement:
+    rows = [(p.predicted_bytes, p.measured_bytes) for p in data.predictions]
+    known = [(p, m) for p, m in rows if p is not None and m is not None]
+    return agreement([p for p, _ in known], [m for _, m in known])
 
 
 def _predictions(data: ReportData) -> Html:
@@ -168,19 +178,14 @@ def _predictions(data: ReportData) -> Html:
         "calibration": f"{calibration.scale:.4f} {TIMES} kernels + "
         f"{calibration.per_kernel * 1e6:.2f} µs per call, from {calibration.runs} runs",
     }
-    residuals = tables.table(
-        ["candidate", "round", "predicted ms", "measured ms", "residual"],
-        [
-            [p.name, p.round, number(p.predicted_ms), number(p.measured_ms),
-             f"{(p.predicted_ms / p.measured_ms - 1) * 100:+.1f} %"]
-            for p in data.predictions
-        ],
-        numbers=4,
-    )  # fmt: skip
+    sizes = _size_agreement(data)
+    if sizes.count:
+        rows["median error of size"] = percent(sizes.median_error)
+        rows["largest error of size"] = percent(sizes.worst_error)
     return el(
         "div",
         el("figure", plots.prediction_plot(data)),
-        el("div", tables.facts(rows), _folded("every residual", residuals)),
+        el("div", tables.facts(rows), _folded("every residual", tables.residual_table(data))),
         class_="beside",
     )
 
@@ -218,6 +223,11 @@ _LEGEND = (
     "Each filled point was built, measured end to end and evaluated; its bar is the interval of "
     "the median. Hollow points are dominated. Dashed lines are baselines of the same run. Select "
     "a point to see what was done to each layer."
+)
+_SIZE_LEGEND = (
+    "The same points by the size of their bundle. On the curves are the points that are best in "
+    "two of the three objectives, latency and quality above, size and quality here; the others are "
+    "on the frontier for the third."
 )
 _RESULTS = (
     "Medians of end-to-end runs with their intervals, and the speed-up over each baseline of the "

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from codesign.frontier import Baseline, Point
 from codesign.report.data import ReportData
-from codesign.report.markup import Html, el, number, percent
+from codesign.report.markup import Html, el, number, percent, size
 from codesign.report.scales import Scale, scale
 
 _WIDTH, _HEIGHT = 860, 460
@@ -14,7 +15,11 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 18, 74, 48
 
 
 def frontier_plot(data: ReportData) -> Html:
-    """Quality over latency: the frontier, what it dominates, the baselines and the goals."""
+    """Quality over latency: the frontier, what it dominates, the baselines and the goals.
+
+    Where size is an objective, the curve is the frontier of latency and quality alone, and what is
+    behind it for the sake of its size stands aside.
+    """
     points = [p for p in data.frontier.points if data.quality(p) is not None]
     others = [p for p in data.others if data.quality(p) is not None]
     latencies = [v for p in points for v in p.latency_interval_ms]
@@ -25,18 +30,56 @@ def frontier_plot(data: ReportData) -> Html:
     log = bool(latencies) and max(latencies) > 3 * min(latencies)
     x = scale(latencies, _LEFT, _WIDTH - _RIGHT, log=log)
     y = scale(qualities, _HEIGHT - _BOTTOM, _TOP)
+    curve = data.fastest_for_quality()
     return el(
         "svg",
         _axes(x, y, "latency, ms (median)" + (", logarithmic" if log else ""), data.metric),
         _goals(data, x, y, reference),
         [_baseline(b, i, data.metric, x, y) for i, b in enumerate(_by_latency(data))],
-        [_dot(data, p, x, y) for p in others],
-        _curve(data, points, x, y),
-        [_mark(data, p, i, x, y) for i, p in enumerate(data.frontier.points) if p in points],
+        [_dot(data, p, x(p.latency_ms), y) for p in others],
+        _curve([(x(p.latency_ms), y(data.quality(p) or 0.0)) for p in curve]),
+        [
+            _mark(data, p, i, x(p.latency_ms), y, p in curve, [x(v) for v in p.latency_interval_ms])
+            for i, p in enumerate(data.frontier.points)
+            if p in points
+        ],
         class_="plot",
         viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
         role="group",
         aria_label=f"{data.metric} over latency of {len(points)} points",
+    )
+
+
+def size_plot(data: ReportData) -> Html:
+    """Quality over size: the same points, the curve of those best for their size, and the goal."""
+    points = [p for p in data.frontier.points if data.quality(p) is not None]
+    others = [p for p in data.others if data.quality(p) is not None]
+    sizes = [p.size_bytes / 1e6 for p in [*points, *others]]
+    log = bool(sizes) and max(sizes) > 3 * min(sizes)
+    x = scale(sizes, _LEFT, _WIDTH - _RIGHT, log=log)
+    qualities = [q for p in [*points, *others] if (q := data.quality(p)) is not None]
+    top, bottom = 18, _HEIGHT - _BOTTOM
+    y = scale(qualities, bottom, top)
+    curve, most = data.best_for_size(), data.goal.get("max_size_mb")
+    goal = None
+    if most is not None and x.low < most < x.high:
+        goal = el("line", x1=x(most), y1=top, x2=x(most), y2=bottom, class_="goal")
+    name = "size of the bundle, MB" + (", logarithmic" if log else "")
+    return el(
+        "svg",
+        _axes(x, y, name, data.metric, (_LEFT, _WIDTH - _RIGHT, top, bottom)),
+        goal,
+        [_dot(data, p, x(p.size_bytes / 1e6), y) for p in others],
+        _curve([(x(p.size_bytes / 1e6), y(data.quality(p) or 0.0)) for p in curve]),
+        [
+            _mark(data, p, i, x(p.size_bytes / 1e6), y, p in curve)
+            for i, p in enumerate(data.frontier.points)
+            if p in points
+        ],
+        class_="plot",
+        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
+        role="group",
+        aria_label=f"{data.metric} over size of {len(points)} points",
     )
 
 
@@ -147,47 +190,57 @@ def _baseline(baseline: Baseline, row: int, metric: str, x: Scale, y: Scale) -> 
     )  # fmt: skip
 
 
-def _dot(data: ReportData, point: Point, x: Scale, y: Scale) -> Html:
+def _dot(data: ReportData, point: Point, at: float, y: Scale) -> Html:
     """A dominated candidate."""
     quality = data.quality(point) or 0.0
     return el(
         "circle",
         el("title", f"{point.name}, dominated: {number(point.latency_ms)} ms, "
            f"{data.metric} {number(quality, 4)}"),
-        cx=x(point.latency_ms), cy=y(quality), r=3.5, class_="other",
+        cx=at, cy=y(quality), r=3.5, class_="other",
     )  # fmt: skip
 
 
-def _curve(data: ReportData, points: list[Point], x: Scale, y: Scale) -> Html | None:
+def _curve(places: Sequence[tuple[float, float]]) -> Html | None:
     """Steps: up to a point's latency the quality of the faster one is the best to be had."""
-    if len(points) < 2:
+    if len(places) < 2:
         return None
-    places = [(x(p.latency_ms), y(data.quality(p) or 0.0)) for p in points]
     d = f"M{places[0][0]:.1f} {places[0][1]:.1f}"
     d += "".join(f"H{b[0]:.1f}V{b[1]:.1f}" for _, b in pairwise(places))
     return el("path", d=d, class_="front")
 
 
-def _mark(data: ReportData, point: Point, index: int, x: Scale, y: Scale) -> Html:
+def _mark(
+    data: ReportData,
+    point: Point,
+    index: int,
+    at: float,
+    y: Scale,
+    on_curve: bool,
+    interval: Sequence[float] = (),
+) -> Html:
     """A point of the frontier with its interval; focus, hover and click are the script's."""
     quality = data.quality(point) or 0.0
-    at, height = x(point.latency_ms), y(quality)
-    low, high = (x(v) for v in point.latency_interval_ms)
-    loss = data.loss(point)
+    height, loss = y(quality), data.loss(point)
     lines = [
         f"{point.name}: {data.labels.get(point.name, '')}".rstrip(": "),
         f"{number(point.latency_ms)} ms ({number(point.latency_interval_ms[0])} to "
         f"{number(point.latency_interval_ms[1])})",
         f"{data.metric} {number(quality, 4)}" + (f", loss {percent(loss)}" if loss is not None
                                                   else ""),
+        *([size(point.size_bytes)] if data.frontier.sized else []),
     ]  # fmt: skip
+    bar = None
+    if interval:
+        low, high = interval
+        bar = el("line", x1=low, y1=height, x2=high, y2=height, class_="interval")
     return el(
         "g",
-        el("line", x1=low, y1=height, x2=high, y2=height, class_="interval"),
+        bar,
         el("circle", cx=at, cy=height, r=13, class_="reach"),
         el("circle", cx=at, cy=height, r=6, class_="dot"),
         el("text", point.name, x=at + 8, y=height + 17),
-        class_="point",
+        class_="point" if on_curve else "point aside",
         tabindex=0,
         role="button",
         data_point=index,

@@ -64,8 +64,11 @@ def _draw(axes: Any, data: ReportData) -> None:
             [p.latency_ms - p.latency_interval_ms[0] for p, _ in points],
             [p.latency_interval_ms[1] - p.latency_ms for p, _ in points],
         ]
-        axes.step(x, y, where="post", color="#2563eb", lw=1.4)
+        curve = [(p.latency_ms, data.quality(p)) for p in data.fastest_for_quality()]
+        axes.step(*zip(*curve, strict=True), where="post", color="#2563eb", lw=1.4)
         axes.errorbar(x, y, xerr=ends, fmt="o", color="#2563eb", ms=6, label="frontier")
+        if data.frontier.sized:
+            _colour_by_size(axes, x, y, [p.size_bytes / 1e6 for p, _ in points])
         for p, q in points:
             axes.annotate(p.name, (p.latency_ms, q), (4, -11), textcoords="offset points",
                           fontsize=7, color="0.35")  # fmt: skip
@@ -88,3 +91,9 @@ def _draw(axes: Any, data: ReportData) -> None:
     axes.set_title(f"{frontier.model} on {frontier.target}, {frontier.threads} thread(s)")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, loc="lower right")
+
+
+def _colour_by_size(axes: Any, x: list[float], y: list[float], megabytes: list[float]) -> None:
+    """The points again, each in the colour of its bundle's size."""
+    shades = axes.scatter(x, y, c=megabytes, cmap="viridis", s=58, zorder=3)
+    axes.figure.colorbar(shades, ax=axes, label="size of the bundle, MB", pad=0.01)

@@ -21,7 +21,8 @@
     tip.style.top = `${Math.max(box.top - tip.offsetHeight - 8, 8)}px`;
   }
 
-  points.forEach((point, i) => {
+  points.forEach((point) => {
+    const beside = points.filter((p) => p.ownerSVGElement === point.ownerSVGElement);
     const index = Number(point.dataset.point);
     point.addEventListener("mouseenter", () => showTip(point));
     point.addEventListener("focus", () => showTip(point));
@@ -32,7 +33,7 @@
     point.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
       if (step) {
-        const next = points[i + step];
+        const next = beside[beside.indexOf(point) + step];
         if (next) { next.focus(); select(Number(next.dataset.point)); }
       } else if (event.key === "Enter" || event.key === " ") {
         select(index);

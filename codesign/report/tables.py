@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from codesign.frontier import Baseline, Point
 from codesign.report.data import KernelRow, ReportData
 from codesign.report.grid import natural
-from codesign.report.markup import TIMES, TO, Content, Html, el, number, percent, size
+from codesign.report.markup import DASH, TIMES, TO, Content, Html, el, number, percent, size
 
 R = TypeVar("R")
 _MOST_BASELINES = 4
@@ -157,15 +157,45 @@ def veto_table(data: ReportData) -> Html:
 
 def option_table(data: ReportData) -> Html:
     """The tables that the search worked on."""
+    sized = any(o.size_bytes is not None for o in data.options)
     return table(
-        ["site", "option", "latency µs", "output error"],
+        ["site", "option", "latency µs", "output error", *(["size"] if sized else [])],
         [
             [o.group, el("s", o.option, title=o.veto) if o.veto else o.option,
-             number(o.latency_us), f"{o.error:.2e}"]
+             number(o.latency_us), f"{o.error:.2e}", *([_size(o.size_bytes)] if sized else [])]
             for o in sorted(data.options, key=lambda o: natural(o.group))
         ],
-        numbers=2,
+        numbers=3 if sized else 2,
     )  # fmt: skip
+
+
+def residual_table(data: ReportData) -> Html:
+    """What was predicted of each candidate, and what was measured."""
+    rows = data.predictions
+    sized = any(p.predicted_bytes is not None for p in rows)
+    head = ["candidate", "round", "predicted ms", "measured ms", "residual"]
+    head += ["predicted size", "measured size", "residual"] if sized else []
+    found: list[list[Content]] = []
+    for p in rows:
+        cells: list[Content] = [
+            p.name, p.round, number(p.predicted_ms), number(p.measured_ms),
+            _residual(p.predicted_ms, p.measured_ms),
+        ]  # fmt: skip
+        if sized:
+            cells += [_size(p.predicted_bytes), _size(p.measured_bytes)]
+            cells += [_residual(p.predicted_bytes, p.measured_bytes)]
+        found.append(cells)
+    return table(head, found, numbers=len(head) - 1)
+
+
+def _residual(predicted: float | None, measured: float | None) -> str:
+    if predicted is None or not measured:
+        return DASH
+    return f"{(predicted / measured - 1) * 100:+.1f} %"
+
+
+def _size(count: float | None) -> str:
+    return DASH if count is None else size(round(count))
 
 
 def facts(values: Mapping[str, Any]) -> Html:

@@ -4,6 +4,7 @@ from codesign.search.changes import Change, changes
 from codesign.search.correct import Correction, Observation, learn
 from codesign.search.dp import Plan, solve
 from codesign.search.propose import Limits, propose
+from codesign.search.sizes import solve_sized
 from codesign.search.tables import Group, Layer, Option, Tables
 from codesign.search.veto import veto_slow
 
@@ -21,5 +22,6 @@ __all__ = [
     "learn",
     "propose",
     "solve",
+    "solve_sized",
     "veto_slow",
 ]

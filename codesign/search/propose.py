@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from codesign.pareto import spread
 from codesign.search.correct import Correction
 from codesign.search.dp import Plan, solve
+from codesign.search.sizes import solve_sized
 from codesign.search.tables import Tables
 
 
@@ -21,12 +22,21 @@ class Limits:
         max_loss: relative loss of the metric.
         worst_loss: plans expected to lose more are never worth building.
         focus_loss: what to aim at first where ``max_loss`` sets no goal; excludes nothing.
+        sized: size is an objective beside latency and error.
+        max_size: bytes of a bundle; larger plans are not proposed. Only where size is an objective.
     """
 
     max_seconds: float | None = None
     max_loss: float | None = None
     worst_loss: float = 0.5
     focus_loss: float | None = None
+    sized: bool = False
+    max_size: float | None = None
+
+    @property
+    def aim(self) -> float | None:
+        """The loss within which the fastest plan is wanted most."""
+        return self.focus_loss if self.max_loss is None else self.max_loss
 
 
 def propose(
@@ -41,8 +51,9 @@ def propose(
 ) -> list[Plan]:
     """The next ``k`` plans to build: first what the goals ask for, then where nothing is known.
 
-    Plans come from the corrected frontier, spread over log latency and expected loss, away from
-    what is measured. Fewer than ``k`` come back when the frontier holds no more.
+    Plans come from the corrected frontier, spread over log latency, expected loss and, where it is
+    asked for, log size, away from what is measured. Fewer than ``k`` come back when the frontier holds
+    no more. Where no plan is as small as asked for, only the smallest one is proposed.
 
     Args:
         tables: corrected and vetoed.
@@ -52,15 +63,27 @@ def propose(
     """
     limits = limits or Limits()
     done = {tables.candidate(picks).key for picks in measured} | set(refused)
-    frontier = _new(tables, solve(tables, bins=bins), done)
+    frontier = _new(tables, _frontier(tables, correction, limits, bins), done)
     if not frontier or k <= 0:
         return []
     first = _at_goals(frontier, correction, limits)[:k]
     allowed = [p for p in frontier if _useful(p, correction, limits) and p not in first]
-    known = [Plan(picks, *tables.totals(picks)) for picks in measured]
-    taken = [_place(p, correction) for p in [*known, *first]]
-    chosen = spread([_place(p, correction) for p in allowed], k - len(first), taken)
+    known = [Plan(picks, *tables.totals(picks), tables.size(picks)) for picks in measured]
+    taken = [_place(p, correction, limits) for p in [*known, *first]]
+    chosen = spread([_place(p, correction, limits) for p in allowed], k - len(first), taken)
     return first + [allowed[i] for i in chosen]
+
+
+def _frontier(tables: Tables, correction: Correction, limits: Limits, bins: int) -> list[Plan]:
+    """The predicted frontier, of plans that are small enough."""
+    if not limits.sized:
+        return solve(tables, bins=bins)
+    error = None if limits.aim is None else correction.max_error(limits.aim)
+    plans = solve_sized(tables, bins=bins, max_error=error, max_size=limits.max_size)
+    if limits.max_size is None:
+        return plans
+    most = limits.max_size
+    return [p for p in plans if p.size <= most] or [min(plans, key=lambda p: p.size)]
 
 
 def _new(tables: Tables, plans: Sequence[Plan], done: set[str]) -> list[Plan]:
@@ -75,14 +98,15 @@ def _new(tables: Tables, plans: Sequence[Plan], done: set[str]) -> list[Plan]:
 
 
 def _at_goals(plans: Sequence[Plan], correction: Correction, limits: Limits) -> list[Plan]:
-    """The fastest plan within the loss, and the best one within the latency."""
+    """The fastest plan within the loss, the best within the latency, the smallest within the loss."""
     found: list[Plan] = []
-    loss = limits.focus_loss if limits.max_loss is None else limits.max_loss
-    if loss is not None:
-        found += [p for p in plans if correction.loss(p.error) <= loss][:1]
+    good = [p for p in plans if limits.aim is not None and correction.loss(p.error) <= limits.aim]
+    found += good[:1]
     if limits.max_seconds is not None:
         within = [p for p in plans if p.seconds <= limits.max_seconds]
         found += [min(within, key=lambda p: p.error)] if within else []
+    if limits.sized and good:
+        found.append(min(good, key=lambda p: p.size))
     return list(dict.fromkeys(found))
 
 
@@ -94,6 +118,7 @@ def _useful(plan: Plan, correction: Correction, limits: Limits, slack: float = 2
     return not (slow or lossy) and loss <= limits.worst_loss
 
 
-def _place(plan: Plan, correction: Correction) -> tuple[float, float]:
-    """Where a plan lies: log latency, and expected quality relative to the dense model."""
-    return math.log(plan.seconds), -min(correction.loss(plan.error), 1.0)
+def _place(plan: Plan, correction: Correction, limits: Limits) -> tuple[float, ...]:
+    """Where a plan lies: log latency, expected quality relative to the dense model, and smallness."""
+    place = math.log(plan.seconds), -min(correction.loss(plan.error), 1.0)
+    return (*place, -math.log(max(plan.size, 1.0))) if limits.sized else place

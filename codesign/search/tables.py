@@ -22,6 +22,7 @@ class Option:
         error: output error that this option alone causes, in a unit in which independent errors
             add up: the relative *squared* error of the outputs.
         veto: why the option must not be taken; empty if it may.
+        size: bytes that the group's weights take in a bundle; 0 throughout where nobody asks for size.
     """
 
     choices: tuple[Choice, ...]
@@ -30,6 +31,7 @@ class Option:
     error: float
     veto: str = ""
     shorter: tuple[float, ...] = ()
+    size: float = 0.0
 
     def at(self, length: int) -> float:
         """Its seconds where the sequence of this number arrives; 0 is the full one."""
@@ -82,6 +84,7 @@ class Layer:
             cannot be dropped.
         base_seconds: kernels of the layer that no option changes; saved by dropping it.
         shorter: the same for shorter sequences, as in `Option`. A group that shortens comes first.
+        base_size: bytes of the layer that no option changes; saved by dropping it.
     """
 
     name: str
@@ -89,6 +92,7 @@ class Layer:
     drop: Option | None = None
     base_seconds: float = 0.0
     shorter: tuple[float, ...] = ()
+    base_size: float = 0.0
 
     def base(self, length: int) -> float:
         """Seconds that no option changes, of the sequence that its groups leave."""
@@ -97,7 +101,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Tables:
-    """The whole model: its layers, and the seconds that no option changes.
+    """The whole model: its layers, and the seconds and bytes that no option changes.
 
     Attributes:
         lengths: numbers of tokens that a sequence can have, all first; one if nothing shortens it.
@@ -106,6 +110,7 @@ class Tables:
     layers: tuple[Layer, ...]
     base_seconds: float = 0.0
     lengths: tuple[int, ...] = (0,)
+    base_size: float = 0.0
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -168,6 +173,14 @@ class Tables:
             seconds += sum(option.seconds for _, option in taken)
             error += sum(option.error for _, option in taken)
         return seconds, error
+
+    def size(self, picks: tuple[int, ...]) -> float:
+        """Bytes of a plan's bundle."""
+        size = self.base_size
+        for layer, length, taken in self._layers(picks):
+            size += layer.base_size if length >= 0 else 0.0
+            size += sum(option.size for _, option in taken)
+        return size
 
     def uniform(self, family: str) -> tuple[int, ...]:
         """Picks that take the family's first option wherever one is offered, else the first."""
