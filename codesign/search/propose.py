@@ -50,39 +50,81 @@ def propose(
         measured: picks of what was built already; its candidates are never proposed again.
         refused: keys of candidates that failed to build.
     """
+    several = propose_among(
+        [tables], correction, [measured], k, limits=limits, refused=refused, bins=bins
+    )
+    return [plan for _, plan in several]
+
+
+def propose_among(
+    tables: Sequence[Tables],
+    correction: Correction,
+    measured: Sequence[Sequence[tuple[int, ...]]],
+    k: int,
+    *,
+    limits: Limits | None = None,
+    refused: Collection[str] = (),
+    bins: int = 2000,
+) -> list[tuple[int, Plan]]:
+    """``propose`` over several tables of one model, whose plans compete: (number of the tables, plan).
+
+    Args:
+        tables: corrected and vetoed; a plan that another one's plan beats is not proposed.
+        correction: gives the expected loss, whatever the tables.
+        measured: picks of what was built already, for each of the tables.
+    """
     limits = limits or Limits()
-    done = {tables.candidate(picks).key for picks in measured} | set(refused)
-    frontier = _new(tables, solve(tables, bins=bins), done)
+    known = [
+        (i, Plan(picks, *tables[i].totals(picks)))
+        for i, own in enumerate(measured)
+        for picks in own
+    ]
+    done = {tables[i].candidate(plan.picks).key for i, plan in known} | set(refused)
+    frontier = _new(tables, _frontier(tables, bins), done)
     if not frontier or k <= 0:
         return []
     first = _at_goals(frontier, correction, limits)[:k]
-    allowed = [p for p in frontier if _useful(p, correction, limits) and p not in first]
-    known = [Plan(picks, *tables.totals(picks)) for picks in measured]
-    taken = [_place(p, correction) for p in [*known, *first]]
-    chosen = spread([_place(p, correction) for p in allowed], k - len(first), taken)
+    allowed = [p for p in frontier if _useful(p[1], correction, limits) and p not in first]
+    taken = [_place(plan, correction) for _, plan in [*known, *first]]
+    chosen = spread([_place(p, correction) for _, p in allowed], k - len(first), taken)
     return first + [allowed[i] for i in chosen]
 
 
-def _new(tables: Tables, plans: Sequence[Plan], done: set[str]) -> list[Plan]:
+def _frontier(tables: Sequence[Tables], bins: int) -> list[tuple[int, Plan]]:
+    """The plans of all tables that no other one beats, fastest first."""
+    plans = [(i, plan) for i, own in enumerate(tables) for plan in solve(own, bins=bins)]
+    plans.sort(key=lambda p: (p[1].seconds, p[1].error))
+    found: list[tuple[int, Plan]] = []
+    for i, plan in plans:
+        if not found or plan.error < found[-1][1].error:
+            found.append((i, plan))
+    return found
+
+
+def _new(
+    tables: Sequence[Tables], plans: Sequence[tuple[int, Plan]], done: set[str]
+) -> list[tuple[int, Plan]]:
     """Plans whose candidates are not done, each candidate once."""
     fresh = []
-    for plan in plans:
-        key = tables.candidate(plan.picks).key
+    for i, plan in plans:
+        key = tables[i].candidate(plan.picks).key
         if key not in done and plan.seconds > 0:  # nothing is left of a model that takes no time
             done.add(key)
-            fresh.append(plan)
+            fresh.append((i, plan))
     return fresh
 
 
-def _at_goals(plans: Sequence[Plan], correction: Correction, limits: Limits) -> list[Plan]:
+def _at_goals(
+    plans: Sequence[tuple[int, Plan]], correction: Correction, limits: Limits
+) -> list[tuple[int, Plan]]:
     """The fastest plan within the loss, and the best one within the latency."""
-    found: list[Plan] = []
+    found: list[tuple[int, Plan]] = []
     loss = limits.focus_loss if limits.max_loss is None else limits.max_loss
     if loss is not None:
-        found += [p for p in plans if correction.loss(p.error) <= loss][:1]
+        found += [p for p in plans if correction.loss(p[1].error) <= loss][:1]
     if limits.max_seconds is not None:
-        within = [p for p in plans if p.seconds <= limits.max_seconds]
-        found += [min(within, key=lambda p: p.error)] if within else []
+        within = [p for p in plans if p[1].seconds <= limits.max_seconds]
+        found += [min(within, key=lambda p: p[1].error)] if within else []
     return list(dict.fromkeys(found))
 
 

@@ -123,4 +123,3 @@ def features_of(positions: Positions, taps: int) -> Positions:
     """The inputs [units, n * taps] that channels [units, n] are to a layer with a kernel of ``taps``."""
     features = positions[:, :, None] * taps + np.arange(taps)
     return features.reshape(len(positions), -1)
-
