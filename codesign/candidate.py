@@ -10,6 +10,9 @@ from typing import Any
 
 from codesign.frozen import FrozenMap, canonical, digest
 
+WHOLE = "model"
+"""The site of a pass that is applied to the whole model at once."""
+
 _VERBS = ("prune_", "drop_", "quantize_", "format_")
 
 
@@ -45,7 +48,9 @@ class Choice:
         name = self.pass_name
         for verb in _VERBS:
             name = name.removeprefix(verb)
-        values = [_word(k, v, alone=len(self.setting) == 1) for k, v in self.setting.items()]
+        # a table within a setting says in numbers what the other values say in words
+        short = {k: v for k, v in self.setting.items() if not isinstance(v, Mapping)}
+        values = [_word(k, v, alone=len(short) == 1) for k, v in short.items()]
         return " ".join([name.replace("_", " "), *(v for v in values if v)])
 
 
@@ -86,7 +91,7 @@ class Candidate:
         return digest([choice.plain() for choice in self.choices])
 
     def label(self, totals: Mapping[str, int] | None = None, limit: int = 4) -> str:
-        """A short text for people: ``ffn 1152 x4, int8 all``.
+        """A short text for people: ``ffn 1152 x4, int8 all``; what is done to the whole model first.
 
         Args:
             totals: pass name -> number of sites it could apply to; a pass with one setting at all
@@ -95,8 +100,9 @@ class Candidate:
         """
         if not self.choices:
             return "dense"
-        count = Counter((choice.pass_name, choice.describe()) for choice in self.choices)
-        parts = []
+        parts = [choice.describe() for choice in self.choices if choice.site == WHOLE]
+        rest = [choice for choice in self.choices if choice.site != WHOLE]
+        count = Counter((choice.pass_name, choice.describe()) for choice in rest)
         for (pass_name, text), n in sorted(count.items(), key=lambda item: (-item[1], item[0])):
             every = totals is not None and totals.get(pass_name) == n
             parts.append(f"{text} all" if every else f"{text} x{n}")

@@ -10,7 +10,7 @@ required:
     quality = "retrieval.py:evaluate"    # predict -> {"mrr": 0.54, "recall@1": 0.42}
     search_quality = "retrieval.py:dev"  # steers the search, on other data; default: quality
     calibration = "retrieval.py:batches" # () -> iterable of input dicts; never held-out data
-    passes = ["tokens", "ffn", "heads", "layers", "bf16", "fp16", "int8", "int8_static",
+    passes = ["channels", "tokens", "ffn", "heads", "layers", "bf16", "fp16", "int8", "int8_static",
               "int8_attention", "approximate", "sparse", "pattern", "low_rank", "tucker",
               "weight_only", "codebook"]
     output = "runs/minilm"
@@ -58,6 +58,7 @@ else:
     import tomli as tomllib
 
 PASSES = (
+    "channels",
     "tokens",
     "ffn",
     "heads",

@@ -2,12 +2,12 @@
 
 1. import         the model, its sites, the calibration samples
 2. dense          the uncompressed model, built, measured and evaluated
-3. space          what may be decided, and the kernels that each decision leads to
-4. tune           every such kernel once for this target and device
-5. sensitivity    what each single decision does to the outputs
-6. rounds         search, solve, build, measure, evaluate; the tables learn from what came out
-7. finals         held-out quality, and latency in lock-step with the baselines
-8. outcome        frontier.json, report.html, frontier.png, bundles
+3. table          what may be decided; the kernels that each decision leads to, tuned once for this
+                  target and device; what each single decision does to the outputs
+4. further bases  the same for the model with fewer channels, between the rounds
+5. rounds         search, solve, build, measure, evaluate; the tables learn from what came out
+6. finals         held-out quality, and latency in lock-step with the baselines
+7. outcome        frontier.json, report.html, frontier.png, bundles
 
 Everything measured is in the records before it is used, so a run that is stopped goes on from there.
 """
@@ -27,20 +27,15 @@ from codesign.errors import UserError
 from codesign.files import writable_folder
 from codesign.frozen import digest
 from codesign.loop.baseline import open_baseline
-from codesign.loop.blocks import blocks_of
+from codesign.loop.bases import Base, Bases
 from codesign.loop.candidates import Judge, Judged
 from codesign.loop.finals import run_finals
-from codesign.loop.gains import at_full_width, gainful
-from codesign.loop.layer_solver import LayerSolver
-from codesign.loop.lengths import lengths_of, with_lengths
-from codesign.loop.offers import all_offers
+from codesign.loop.further import FurtherBases
 from codesign.loop.onnx_baseline import OnnxBaseline
 from codesign.loop.outcome import BUNDLES, SweepResult, write_outcome
 from codesign.loop.request import SweepRequest
 from codesign.loop.rounds import Rounds
-from codesign.loop.sensitivity import Sensitivities, SensitivityProbe, in_formats
-from codesign.loop.sizes import Sizes, rest_of
-from codesign.loop.tables import Space, space_of, tables_of
+from codesign.loop.tabling import Tabler
 from codesign.loop.workshop import Workshop
 from codesign.machine import cores
 from codesign.measure import Rig
@@ -48,9 +43,6 @@ from codesign.measurement import Protocol
 from codesign.prepare import Prepared, prepare
 from codesign.progress import ProgressReporter, Silent
 from codesign.records import Records
-from codesign.records.entries import SensitivityKey
-from codesign.search import Tables
-from codesign.simulate import Simulator
 from codesign.user_code import Arrays, calibration_samples
 from targets.target import find
 
@@ -119,30 +111,41 @@ class _Sweep:
     workshop: Workshop
     folder: Path
     started: float
-    _simulator: Simulator | None = None
-    _solver: LayerSolver | None = None
 
     def run(self) -> SweepResult:
         config, progress = self.request.config, self.workshop.progress
         deadline = math.inf
         if config.budget.minutes is not None:
             deadline = self.started + 60 * config.budget.minutes
+        version = self.solver_version
+        bases = Bases([self._base()])
         judge = Judge(
             self.prepared,
+            bases,
             self.workshop,
-            self.simulator,
             self.folder / BUNDLES / "all",
-            self.solver_version,
+            version,
             config.goal.metric,
-            self.solver,
         )
         dense = self._dense(judge)  # before the long work: the user's function may not work
-        space = self._space()
-        self.workshop.tune(space.book.known.values())
-        sensitivities = self._sensitivities(space)
-        tables = self._tables(space, sensitivities, self._sizes(space, dense))
+        tabler = Tabler(
+            self.workshop,
+            config.used_passes,
+            self.prepared.hash,
+            version,
+            dense.built.bundle.size_bytes if config.goal.sized else None,
+        )
+        first = tabler.first(bases.first)
+        further = FurtherBases(bases, tabler, first, deadline)
         rounds = Rounds(
-            tables, judge, self.request.search_quality, config, deadline, progress, dense
+            [first],
+            further.next,
+            judge,
+            self.request.search_quality,
+            config,
+            deadline,
+            progress,
+            dense,
         )
         rounds.run()
         onnx = open_baseline(self.request.model, self.samples[0], config.threads, self.folder)
@@ -152,7 +155,7 @@ class _Sweep:
         finally:
             if isinstance(onnx, OnnxBaseline):
                 onnx.close()
-        return write_outcome(rounds, finals, space, judge, self.folder, self.started)
+        return write_outcome(rounds, finals, further, judge, self.folder, self.started)
 
     @property
     def solver_version(self) -> str:
@@ -160,82 +163,15 @@ class _Sweep:
         parts = [digest([n, a.tobytes().hex()]) for s in self.samples for n, a in sorted(s.items())]
         return digest([SOLVER, parts])[:16]
 
-    def simulator(self) -> Simulator:
-        """The simulator, made when something is first not in the records."""
-        if self._simulator is None:
-            self.workshop.progress.say("running the calibration samples")
-            target = find(self.request.config.target, cores())
-            self._simulator = Simulator(
-                self.prepared.model, self.prepared.sites, target, self.samples
-            )
-        return self._simulator
-
-    def solver(self) -> LayerSolver:
-        """The solver, which keeps the Gram matrices of the uncompressed model."""
-        if self._solver is None:
-            self._solver = LayerSolver(self.prepared.model, self.simulator())
-        return self._solver
-
-    def _space(self) -> Space:
-        """What may be decided; what does not gain at full width is measured and left out first."""
-        workshop, config = self.workshop, self.request.config
-        enabled, sized = config.used_passes, config.goal.sized
-        model, sites, target = self.prepared.model, self.prepared.sites, workshop.target
-        offers = all_offers(sites.layers, target, enabled)
-        workshop.progress.start("find what each layer offers", len(sites.layers))
-        full = space_of(
-            model, sites, target, enabled, at_full_width(offers), workshop.progress.step
+    def _base(self) -> Base:
+        """The model itself."""
+        return Base(
+            self.prepared.model,
+            self.prepared.sites,
+            find(self.request.config.target, cores()),
+            self.samples,
+            say=self.workshop.progress.say,
         )
-        workshop.tune(full.book.known.values(), "tune kernels at full width")
-        offers = gainful(offers, full, workshop.kernel_seconds, target if sized else None)
-        return space_of(model, sites, target, enabled, offers)
-
-    def _sensitivities(self, space: Space) -> Sensitivities:
-        version, model = self.solver_version, self.prepared.hash
-
-        def key(candidate: Candidate) -> SensitivityKey:
-            return SensitivityKey(model, candidate, "calibration", version)
-
-        records, lengths = self.workshop.records, space.lengths[1:]
-        stored = self._stored_key if self.request.config.goal.sized else None
-        target = self.workshop.target
-        probe = SensitivityProbe(self.simulator, self.solver, records, key, lengths, stored, target)
-        progress = self.workshop.progress
-        progress.start("sensitivity of each decision", len(space.layers))
-        return Sensitivities(
-            probe.layers(space.layers, space.offers, space.droppable, progress.step)
-        )
-
-    def _stored_key(self, candidate: Candidate) -> SensitivityKey:
-        """Under which the bytes are recorded that a format takes in a bundle for this target."""
-        what = f"bytes, blocks of {self.workshop.target.block}"
-        return SensitivityKey(self.prepared.hash, candidate, what, self.solver_version)
-
-    def _sizes(self, space: Space, dense: Judged) -> Sizes | None:
-        """What every decision takes in a bundle; None if no goal asks for size."""
-        if not self.request.config.goal.sized:
-            return None
-        blocks = [block for layer in space.layers for block in blocks_of(layer)]
-        candidates = [c for block in blocks for c in in_formats(block, space.offers)]
-        records = self.workshop.records
-        found = {c.key: records.find_sensitivity(self._stored_key(c)) for c in candidates}
-        return Sizes(
-            self.workshop.target,
-            dense.built.bundle.size_bytes,
-            rest_of(self.prepared.model, space.layers),
-            {key: value for key, value in found.items() if value is not None},
-        )
-
-    def _tables(self, space: Space, sensitivities: Sensitivities, sizes: Sizes | None) -> Tables:
-        """What every option costs, on shorter sequences too where there are any."""
-        seconds = self.workshop.kernel_seconds
-        tables = tables_of(space, sensitivities, seconds, sizes)
-        if not space.lengths:
-            return tables
-        self.workshop.progress.say("lowering what is worth it for shorter sequences")
-        lengths = lengths_of(self.prepared.model, space, tables, self.workshop.target)
-        self.workshop.tune(space.book.known.values(), "tune kernels of shorter sequences")
-        return with_lengths(tables, space, lengths, sensitivities, seconds)
 
     def _dense(self, judge: Judge) -> Judged:
         """The uncompressed model as a candidate like any other."""

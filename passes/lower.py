@@ -95,14 +95,19 @@ def lowered_weights(
     return {name: _lowered_weight(name, weights, target) for name in names}
 
 
+def dense_name(lowered: str) -> str:
+    """The name of the dense weight of which ``lower`` makes a packed one."""
+    return lowered.removesuffix(PACKED).removesuffix(DEPTHWISE)
+
+
 def _lowered_weight(
     name: str, weights: Mapping[str, NDArray[np.generic]], target: Target
 ) -> NDArray[np.generic]:
     if name in weights:
         return weights[name]
     if name.endswith(DEPTHWISE):
-        return pack_depthwise(weights[name.removesuffix(DEPTHWISE)].astype(np.float32, copy=False))
-    dense_weight = weights[name.removesuffix(PACKED)].astype(np.float32, copy=False)
+        return pack_depthwise(weights[dense_name(name)].astype(np.float32, copy=False))
+    dense_weight = weights[dense_name(name)].astype(np.float32, copy=False)
     if dense_weight.ndim == 4:
         return packed_conv(dense_weight, target)
     return pack_dense(dense_weight, target.block)

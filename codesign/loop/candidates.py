@@ -14,7 +14,7 @@ from codesign.bundle import open_bundle
 from codesign.candidate import Candidate
 from codesign.device import measure_key
 from codesign.errors import UserError
-from codesign.loop.layer_solver import LayerSolver
+from codesign.loop.bases import Bases
 from codesign.loop.rewrite import rewrite_candidate
 from codesign.loop.solver import SolvedCandidate, solve_candidate, solve_side_by_side
 from codesign.loop.workshop import Built, Workshop
@@ -23,7 +23,6 @@ from codesign.measurement import Measurement
 from codesign.prepare import Prepared
 from codesign.records.entries import Evaluation, EvaluationKey, MeasureKey
 from codesign.runtime import Predictor
-from codesign.simulate import Simulator
 from codesign.user_code import Quality, evaluate, is_concurrent
 
 
@@ -55,16 +54,16 @@ class Judge:
     """Builds, measures and evaluates candidates; what the records know is not done again.
 
     Attributes:
+        bases: what candidates start from.
         solver_version: of solvers and calibration data, part of the keys.
     """
 
     prepared: Prepared
+    bases: Bases
     workshop: Workshop
-    simulator: Callable[[], Simulator]
     folder: Path
     solver_version: str
     metric: str
-    solver: Callable[[], LayerSolver]
 
     def path(self, candidate: Candidate) -> Path:
         """Where the bundle of a candidate is."""
@@ -74,14 +73,18 @@ class Judge:
         self, candidates: Sequence[Candidate], goes_on: Callable[[], bool] = lambda: True
     ) -> dict[str, SolvedCandidate]:
         """Solve what has no bundle yet: key -> what came out; see `solve_side_by_side`."""
-        todo = [c for c in candidates if c.choices and self._bundle(c) is None]
+        bases = {c.key: self.bases.of(c) for c in candidates}
+        todo = [
+            c for c in candidates if len(c) > len(bases[c.key].choices) and self._bundle(c) is None
+        ]
         if not todo:
             return {}
-        sites, target = self.prepared.sites, self.workshop.target
-        simulator, solver = self.simulator(), self.solver()
+        target = self.workshop.target
+        solvers = {c.key: bases[c.key].solver for c in todo}  # made before threads ask for them
 
         def solve(candidate: Candidate, step: Callable[[], None]) -> SolvedCandidate:
-            return solve_candidate(sites, simulator, solver, candidate, target, step)
+            base, solver = bases[candidate.key], solvers[candidate.key]
+            return solve_candidate(base.sites, base.simulator, solver, candidate, target, step)
 
         return solve_side_by_side(todo, solve, goes_on)
 
@@ -92,16 +95,17 @@ class Judge:
         known = self._bundle(candidate)
         if known is not None:
             return known
-        if solved is None:
-            dense = not candidate.choices
-            solved = SolvedCandidate() if dense else self.solve([candidate])[candidate.key]
-        target = self.workshop.target
+        base = self.bases.of(candidate)
+        if solved is None and len(candidate) > len(base.choices):
+            solved = self.solve([candidate])[candidate.key]
+        elif solved is None:
+            solved = SolvedCandidate(output_error=base.error)
         model = rewrite_candidate(
-            self.prepared.model,
+            base.model,
             solved.blocks,
             solved.dropped,
-            target,
-            self.prepared.sites.layers,
+            self.workshop.target,
+            base.sites.layers,
             solved.tokens,
         )
         choices = [c.plain() | {"setting": dict(c.setting)} for c in candidate]

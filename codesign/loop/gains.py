@@ -71,3 +71,30 @@ def _gainful(
         core=tuple(c for c in offers.core if gains("", c, kernels.core[None, c])),
         refusals=(*offers.refusals, *slow),
     )
+
+
+def gained_before(offers: Mapping[str, Offers], worth: Mapping[str, Offers]) -> dict[str, Offers]:
+    """The offers of a narrower form of the model, as far as their kinds gained in the model itself.
+
+    All its units stay: that there are fewer channels is what makes it another form.
+
+    Args:
+        offers: of the narrower form, by name of block.
+        worth: of the model itself, without what was vetoed there.
+    """
+    return {
+        name: replace(
+            o,
+            keeps=(None,),
+            first=_of_kinds(o.first, worth[name].first),
+            second=_of_kinds(o.second, worth[name].second),
+            core=tuple(c for c in o.core if c in worth[name].core),
+            refusals=(),
+        )
+        for name, o in offers.items()
+    }
+
+
+def _of_kinds(forms: tuple[Format, ...], worth: tuple[Format, ...]) -> tuple[Format, ...]:
+    kinds = {form.family for form in worth}
+    return tuple(form for form in forms if form.family in kinds)

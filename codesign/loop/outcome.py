@@ -12,14 +12,14 @@ from typing import Any
 
 from rich.table import Table
 
-from codesign.candidate import Candidate
+from codesign.candidate import WHOLE, Candidate
 from codesign.config import Goal
 from codesign.frontier import OBJECTIVES, SIZE, Baseline, Frontier, Point
 from codesign.loop.candidates import Judge
 from codesign.loop.finals import Final, Finals
+from codesign.loop.further import FurtherBases
 from codesign.loop.kernel_table import kernel_rows
 from codesign.loop.rounds import USUAL_LOSS, Rounds, end_to_end, relative_loss
-from codesign.loop.tables import Space
 from codesign.pareto import frontier as frontier_of
 from codesign.report import (
     ChangeRow,
@@ -70,7 +70,12 @@ class SweepResult:
 
 
 def write_outcome(
-    rounds: Rounds, finals: Finals, space: Space, judge: Judge, folder: Path, started: float
+    rounds: Rounds,
+    finals: Finals,
+    further: FurtherBases,
+    judge: Judge,
+    folder: Path,
+    started: float,
 ) -> SweepResult:
     """Choose the frontier, name its points, move its bundles in place, and write all files."""
     metric, sized = rounds.config.goal.metric, rounds.config.goal.sized
@@ -101,8 +106,11 @@ def write_outcome(
             for f, p in zip(on_front, points, strict=True)
             for row in kernel_rows(p.name, f.judged.built.kernels, judge.workshop)
         ),
-        refusals=tuple(Refusal(r.op, r.site, r.reason) for r in space.refusals),
-        vetoes=_vetoes(rounds),
+        refusals=tuple(
+            Refusal(r.op, r.site, r.reason)
+            for r in (*further.first.space.refusals, *further.refusals)
+        ),
+        vetoes=(*(Veto(WHOLE, *veto) for veto in further.vetoes), *_vetoes(rounds)),
         changes=tuple(
             ChangeRow(c.round, c.group, c.seconds * 1e3, c.before, c.after, c.because)
             for c in rounds.changes
@@ -162,11 +170,12 @@ def _baselines(finals: Finals) -> tuple[Baseline, ...]:
 def _vetoes(rounds: Rounds) -> tuple[Veto, ...]:
     """One line for each kind of option and reason, not for each combination."""
     found: dict[tuple[str, str], Veto] = {}
-    for group in rounds.tables.groups:
-        for option in group.options:
-            if option.veto and len(option.choices) == 1:
-                key = (group.name, option.label)
-                found.setdefault(key, Veto(group.name, option.label, option.veto))
+    for known in rounds.known:
+        for group in known.tables.groups:
+            name = known.base.named(group.name)
+            for option in group.options:
+                if option.veto and len(option.choices) == 1:
+                    found.setdefault((name, option.label), Veto(name, option.label, option.veto))
     return tuple(found.values())
 
 
@@ -174,8 +183,16 @@ def _options(rounds: Rounds) -> tuple[OptionRow, ...]:
     """Options that change at most one thing: the measured tables in short."""
     sized = rounds.config.goal.sized
     return tuple(
-        OptionRow(g.name, o.label, o.seconds * 1e6, o.error, o.veto, o.size if sized else None)
-        for g in rounds.tables.groups
+        OptionRow(
+            known.base.named(g.name),
+            o.label,
+            o.seconds * 1e6,
+            o.error,
+            o.veto,
+            o.size if sized else None,
+        )
+        for known in rounds.known
+        for g in known.tables.groups
         for o in g.options
         if len(o.choices) <= 1
     )

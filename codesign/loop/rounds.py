@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from codesign.config import SweepConfig
 from codesign.latency import Calibration, Run, fit
 from codesign.loop.candidates import Judge, Judged
 from codesign.loop.request import Scorer
+from codesign.loop.tabling import Tabled
 from codesign.loop.workshop import BuildError
 from codesign.measurement import Measurement
 from codesign.progress import ProgressReporter
@@ -22,8 +24,8 @@ from codesign.search import (
     Plan,
     Tables,
     changes,
-    learn,
-    propose,
+    learn_together,
+    propose_among,
 )
 
 USUAL_LOSS = 0.01
@@ -41,7 +43,9 @@ class Rounds:
     """The state of a search.
 
     Attributes:
-        tables: as measured, without corrections.
+        known: the bases with their tables as measured, without corrections; the model itself first.
+        more: gives another base, or None if there is none. Where time is limited it is asked after each
+            round, so that no base delays the first one; else all are there from the start.
         deadline: time at which no further candidate is begun, as `time.monotonic` tells it; the first
             round is run all the same, or a short budget would end in nothing.
         judged: everything built and evaluated, in order.
@@ -49,7 +53,8 @@ class Rounds:
         changes: what measuring changed in the choices.
     """
 
-    tables: Tables
+    known: list[Tabled]
+    more: Callable[[], Tabled | None]
     judge: Judge
     scorer: Scorer
     config: SweepConfig
@@ -64,36 +69,63 @@ class Rounds:
         """Search until the budget ends or nothing new is proposed."""
         most = self.config.budget.measurements
         self.progress.start("search: build and measure candidates", most or 16)
+        if self.deadline == math.inf:
+            while self._grown():
+                pass
         number = 0
         while number == 0 or self._goes_on(most):
             number += 1
             before = self.corrected()
             k = EACH_ROUND if most is None else min(EACH_ROUND, most - len(self.judged))
-            plans = propose(
+            plans = propose_among(
                 before,
-                self.correction(),
-                [self._untouched, *(j.picks for j in self.judged)],
+                self.corrections()[0],
+                [self._measured(base) for base in range(len(self.known))],
                 k,
                 limits=self.limits(),
                 refused=set(self.failed),
             )
-            if not plans:
+            if plans:
+                self._round(plans, number)
+                self.changes += self._changes(before, plans, number)
+            if not self._goes_on(most) or not (self._grown() or plans):
                 return
-            self._round(plans, number)
-            levels = [p.seconds for p in plans]
-            self.changes += changes(before, self.corrected(), levels, number)
 
-    @property
-    def _untouched(self) -> tuple[int, ...]:
-        """Picks of the dense model, which is measured before the search."""
-        return (0,) * len(self.tables.groups)
+    def _grown(self) -> bool:
+        """Take up another base if there is one."""
+        tabled = self.more()
+        if tabled is not None:
+            self.known.append(tabled)
+        return tabled is not None
+
+    def _measured(self, base: int) -> list[tuple[int, ...]]:
+        """Picks of all that was built from a base; the dense model was before the search."""
+        untouched = [(0,) * len(self.known[0].tables.groups)] if base == 0 else []
+        return [*untouched, *(j.picks for j in self.judged_of(base))]
+
+    def judged_of(self, base: int) -> list[Judged]:
+        """The candidates that start from a base."""
+        own = self.known[base].base
+        return [j for j in self.judged if self.judge.bases.of(j.candidate) is own]
+
+    def _changes(
+        self, before: list[Tables], plans: list[tuple[int, Plan]], number: int
+    ) -> list[Change]:
+        """What the round changed in the choices of each base of which something was built."""
+        found: list[Change] = []
+        for i, (old, new) in enumerate(zip(before, self.corrected(), strict=True)):
+            levels = [plan.seconds for at, plan in plans if at == i]
+            named = self.known[i].base.named
+            found += [replace(c, group=named(c.group)) for c in changes(old, new, levels, number)]
+        return found
 
     def _goes_on(self, most: int | None) -> bool:
         return time.monotonic() < self.deadline and (most is None or len(self.judged) < most)
 
-    def _round(self, plans: list[Plan], number: int) -> None:
+    def _round(self, proposed: list[tuple[int, Plan]], number: int) -> None:
         calibration = self.calibration()
-        candidates = [self.tables.candidate(plan.picks) for plan in plans]
+        plans = [plan for _, plan in proposed]
+        candidates = [self.known[i].tables.candidate(plan.picks) for i, plan in proposed]
 
         def goes_on() -> bool:
             return number == 1 or time.monotonic() < self.deadline
@@ -131,14 +163,18 @@ class Rounds:
         quality = judged.evaluation.quality[self.config.goal.metric]
         return f"{speedup:.2f}x dense, {self.config.goal.metric} {quality:.4f}"
 
-    def correction(self) -> Correction:
-        """What all candidates so far teach."""
-        seen = [Observation(j.picks, j.evaluation.output_error, self.loss(j)) for j in self.judged]
-        return learn(self.tables, seen)
+    def corrections(self) -> list[Correction]:
+        """What all candidates so far teach of each base."""
+        seen = [
+            [Observation(j.picks, j.evaluation.output_error, self.loss(j)) for j in own]
+            for own in map(self.judged_of, range(len(self.known)))
+        ]
+        return learn_together([k.tables for k in self.known], seen)
 
-    def corrected(self) -> Tables:
-        """The tables with what was learnt."""
-        return self.correction().apply(self.tables)
+    def corrected(self) -> list[Tables]:
+        """The tables of each base with what was learnt."""
+        pairs = zip(self.known, self.corrections(), strict=True)
+        return [correction.apply(known.tables) for known, correction in pairs]
 
     def calibration(self) -> Calibration:
         """From kernel sums to end-to-end seconds, by all runs so far."""

@@ -144,9 +144,7 @@ class SensitivityProbe:
                         keep = tokens_kept(candidate, layer.name)
                         value = inf
                         if variant is not None:
-                            value = self.simulator().sensitivity(
-                                layer.name, variant, SAMPLES, keep
-                            )
+                            value = self.simulator().sensitivity(layer.name, variant, SAMPLES, keep)
                     results.put((candidate, value, stored))
             finally:
                 results.put(layer.name)

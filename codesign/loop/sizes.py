@@ -84,6 +84,11 @@ def rest_of(model: Model, sections: Sequence[Section]) -> dict[str, float]:
     return found
 
 
+def weight_bytes(model: Model) -> float:
+    """Bytes of all weights of a model."""
+    return float(sum(weight.nbytes for weight in model.weights.values()))
+
+
 def stored_bytes(linear: Linear, solved: Solved, target: Target) -> int:
     """Bytes of a solved layer's weight, its bias excluded, in a bundle."""
     arrays, _ = encode(_parts(linear, solved, target))

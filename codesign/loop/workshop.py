@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,10 @@ class BuildError(CodesignError):
     """The compiler could not build a model; that is ours, or the machine's."""
 
     exit_code = 1
+
+
+class OutOfTimeError(Exception):
+    """Work that was to be done until some time did not end; what was measured is in the records."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +76,34 @@ class Workshop:
     progress: ProgressReporter
     tuned: dict[str, Tuned] = field(default_factory=dict)
     names: dict[str, Kernel] = field(default_factory=dict)
+    _ends: float = math.inf
+    _pace: float = 0.0
+
+    @contextmanager
+    def until(self, ends: float) -> Iterator[None]:
+        """Leave what is done within at its next step once it is later than ``ends`` (`time.monotonic`).
+
+        Raises:
+            OutOfTimeError: it was later, or kernels to tune would take longer at the usual pace.
+        """
+        told, began = self.progress, time.monotonic()
+        self.progress, self._ends = _Until(told, ends, ends - began), ends
+        try:
+            yield
+        finally:
+            self.progress, self._ends = told, math.inf
 
     def tune(self, wanted: Iterable[Kernel], phase: str = "tune kernels") -> None:
         """Find the best schedule of each kernel that is new, and measure it."""
         new = {k.hash: k for k in wanted if k.hash not in self.tuned}
         if not new:
             return
-        started = False
+        began, started = time.monotonic(), False
+        if began + len(new) * self._pace > self._ends:
+            raise OutOfTimeError(
+                f"{len(new)} kernels to measure take about {len(new) * self._pace:.0f} s, "
+                f"{max(self._ends - began, 0):.0f} s are its share of the budget"
+            )
 
         def report(done: int, total: int, name: str) -> None:
             nonlocal started
@@ -95,6 +123,7 @@ class Workshop:
             progress=report,
         )
         self.names |= new
+        self._pace = (time.monotonic() - began) / len(new)
 
     def seconds(self, kernel: str) -> float:
         """Measured median of a kernel; infinite if no schedule of it ran."""
@@ -149,3 +178,24 @@ class Workshop:
 
     def _scheduled(self, func: tirx.PrimFunc) -> tirx.PrimFunc:
         return self.tuned[kernel_hash(func)].func
+
+
+class _Until:
+    """A reporter that ends the work which tells it of a step too late."""
+
+    def __init__(self, told: ProgressReporter, ends: float, seconds: float) -> None:
+        self._told, self._ends, self._seconds = told, ends, seconds
+
+    def start(self, phase: str, total: int) -> None:
+        self._told.start(phase, total)
+
+    def step(self, note: str = "") -> None:
+        self._told.step(note)
+        if time.monotonic() > self._ends:
+            raise OutOfTimeError(
+                f"it was not measured within its share of the budget, {self._seconds:.0f} s; "
+                "the same command goes on with it"
+            )
+
+    def say(self, text: str) -> None:
+        self._told.say(text)

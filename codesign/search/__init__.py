@@ -1,9 +1,9 @@
 """From tables of measured latency and measured sensitivity to the next candidates."""
 
 from codesign.search.changes import Change, changes
-from codesign.search.correct import Correction, Observation, learn
+from codesign.search.correct import Correction, Observation, learn, learn_together
 from codesign.search.dp import Plan, solve
-from codesign.search.propose import Limits, propose
+from codesign.search.propose import Limits, propose, propose_among
 from codesign.search.sizes import solve_sized
 from codesign.search.tables import Group, Layer, Option, Tables
 from codesign.search.veto import veto_slow
@@ -20,7 +20,9 @@ __all__ = [
     "Tables",
     "changes",
     "learn",
+    "learn_together",
     "propose",
+    "propose_among",
     "solve",
     "solve_sized",
     "veto_slow",

@@ -87,42 +87,65 @@ def learn(tables: Tables, observations: Sequence[Observation]) -> Correction:
     Args:
         tables: as first measured, without any correction: always learn from the beginning.
     """
-    factors = _factors(tables, [o for o in observations if o.error is not None])
-    known = Correction(factors)
-    corrected = known.apply(tables)
+    return learn_together([tables], [observations])[0]
+
+
+def learn_together(
+    tables: Sequence[Tables], observations: Sequence[Sequence[Observation]]
+) -> list[Correction]:
+    """A correction for each of several tables of one model, which have their groups' names in common.
+
+    Factors of the same group and family are close to each other; the map from output error to quality
+    is one, for it knows nothing of what caused the error.
+
+    Args:
+        tables: as first measured.
+        observations: of candidates of each of them.
+    """
+    errors = [[o for o in seen if o.error is not None] for seen in observations]
+    factors = _factors(tables, errors)
+    count = sum(len(seen) for seen in errors)
     # the search knows plans by their predicted error, so that is what the map starts from
-    errors = [corrected.totals(o.picks)[1] for o in observations]
-    corners = _monotone(errors, [o.loss for o in observations])
-    return Correction(factors, *corners, sum(o.error is not None for o in observations))
+    x: list[float] = []
+    for own, known, seen in zip(tables, factors, observations, strict=True):
+        corrected = Correction(known).apply(own)
+        x += [corrected.totals(o.picks)[1] for o in seen]
+    corners = _monotone(x, [o.loss for seen in observations for o in seen])
+    return [Correction(known, *corners, count) for known in factors]
 
 
 def _factors(
-    tables: Tables,
-    observations: Sequence[Observation],
+    tables: Sequence[Tables],
+    observations: Sequence[Sequence[Observation]],
     shared_prior: float = 0.7,
     group_prior: float = 0.4,
     noise: float = 0.1,
-) -> dict[tuple[str, str], float]:
-    """Least squares for log factor = all + family + group on the logarithm of the output error.
+) -> list[dict[tuple[str, str], float]]:
+    """Least squares for log factor = all + family + group + own on the logarithm of the output error.
 
     A few candidates cannot tell tens of factors apart, so each is built from a share common to
-    all, one of its family and one of its own, with normal priors around zero (standard deviations
-    ``shared_prior``, ``shared_prior``, ``group_prior``, in logarithms) against a relative noise of
-    ``noise`` on each observation: what is seen of one group moves its family a little too.
+    all, one of its family, one of its group, and where there are several tables one of its own, with
+    normal priors around zero (standard deviations ``shared_prior``, ``shared_prior``, ``group_prior``,
+    ``group_prior``, in logarithms) against a relative noise of ``noise`` on each observation: what is
+    seen of one group moves its family a little too.
     """
-    rows = [_contributions(tables, o) for o in observations]
-    seen = [(row, o.error) for row, o in zip(rows, observations, strict=True) if row and o.error]
-    keys = sorted({key for row, _ in seen for key in row})
+    rows = [(i, _contributions(tables[i], o), o) for i, own in enumerate(observations) for o in own]
+    seen = [(i, row, o.error) for i, row, o in rows if row and o.error]
+    keys = sorted({key for _, row, _ in seen for key in row})
     if not keys:
-        return {}
+        return [{} for _ in tables]
     families = sorted({family for _, family in keys})
-    parts = np.zeros((len(keys), 1 + len(families) + len(keys)))
-    for i, (_, family) in enumerate(keys):
-        parts[i, [0, 1 + families.index(family), 1 + len(families) + i]] = 1.0
+    several = len(tables) > 1
+    columns = [(i, key) for i in range(len(tables)) for key in keys]
+    parts = np.zeros((len(columns), 1 + len(families) + len(keys) + several * len(columns)))
+    for at, (_, key) in enumerate(columns):
+        parts[at, [0, 1 + families.index(key[1]), 1 + len(families) + keys.index(key)]] = 1.0
+        if several:
+            parts[at, 1 + len(families) + len(keys) + at] = 1.0
     prior = np.full(parts.shape[1], 1.0 / shared_prior)
     prior[1 + len(families) :] = 1.0 / group_prior
-    predicted = np.array([[row.get(key, 0.0) for key in keys] for row, _ in seen])
-    measured = np.log([error for _, error in seen])
+    predicted = np.array([[row.get(k, 0.0) * (i == j) for j, k in columns] for i, row, _ in seen])
+    measured = np.log([error for _, _, error in seen])
 
     def residuals(x: NDArray[np.float64]) -> NDArray[np.float64]:
         sums = predicted @ np.exp(parts @ x)
@@ -135,7 +158,10 @@ def _factors(
 
     x = least_squares(residuals, np.zeros(parts.shape[1]), jacobian).x
     factors = np.clip(np.exp(parts @ x), _LEAST, _MOST)
-    return {key: float(f) for key, f in zip(keys, factors, strict=True)}
+    found: list[dict[tuple[str, str], float]] = [{} for _ in tables]
+    for (i, key), factor in zip(columns, factors, strict=True):
+        found[i][key] = float(factor)
+    return found
 
 
 def _contributions(tables: Tables, observation: Observation) -> dict[tuple[str, str], float]:

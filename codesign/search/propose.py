@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from codesign.pareto import spread
+from codesign.pareto import front_of, spread
 from codesign.search.correct import Correction
 from codesign.search.dp import Plan, solve
 from codesign.search.sizes import solve_sized
@@ -61,52 +61,95 @@ def propose(
         measured: picks of what was built already; its candidates are never proposed again.
         refused: keys of candidates that failed to build.
     """
+    several = propose_among(
+        [tables], correction, [measured], k, limits=limits, refused=refused, bins=bins
+    )
+    return [plan for _, plan in several]
+
+
+def propose_among(
+    tables: Sequence[Tables],
+    correction: Correction,
+    measured: Sequence[Sequence[tuple[int, ...]]],
+    k: int,
+    *,
+    limits: Limits | None = None,
+    refused: Collection[str] = (),
+    bins: int = 2000,
+) -> list[tuple[int, Plan]]:
+    """``propose`` over several tables of one model, whose plans compete: (number of the tables, plan).
+
+    Args:
+        tables: corrected and vetoed; a plan that another one's plan beats is not proposed.
+        correction: gives the expected loss, whatever the tables.
+        measured: picks of what was built already, for each of the tables.
+    """
     limits = limits or Limits()
-    done = {tables.candidate(picks).key for picks in measured} | set(refused)
+    known = [
+        (i, Plan(picks, *tables[i].totals(picks), tables[i].size(picks)))
+        for i, own in enumerate(measured)
+        for picks in own
+    ]
+    done = {tables[i].candidate(plan.picks).key for i, plan in known} | set(refused)
     frontier = _new(tables, _frontier(tables, correction, limits, bins), done)
     if not frontier or k <= 0:
         return []
     first = _at_goals(frontier, correction, limits)[:k]
-    allowed = [p for p in frontier if _useful(p, correction, limits) and p not in first]
-    known = [Plan(picks, *tables.totals(picks), tables.size(picks)) for picks in measured]
-    taken = [_place(p, correction, limits) for p in [*known, *first]]
-    chosen = spread([_place(p, correction, limits) for p in allowed], k - len(first), taken)
+    allowed = [p for p in frontier if _useful(p[1], correction, limits) and p not in first]
+    taken = [_place(plan, correction, limits) for _, plan in [*known, *first]]
+    chosen = spread([_place(p, correction, limits) for _, p in allowed], k - len(first), taken)
     return first + [allowed[i] for i in chosen]
 
 
-def _frontier(tables: Tables, correction: Correction, limits: Limits, bins: int) -> list[Plan]:
-    """The predicted frontier, of plans that are small enough."""
+def _frontier(
+    tables: Sequence[Tables], correction: Correction, limits: Limits, bins: int
+) -> list[tuple[int, Plan]]:
+    """The plans of all tables that no other one beats, and that are small enough, fastest first."""
+    plans = [
+        (i, plan) for i, own in enumerate(tables) for plan in _solved(own, correction, limits, bins)
+    ]
+    if limits.max_size is not None:
+        most = limits.max_size
+        small = [p for p in plans if p[1].size <= most]
+        plans = small or [min(plans, key=lambda p: p[1].size)]
+    costs = [(p.seconds, p.error, p.size if limits.sized else 0.0) for _, p in plans]
+    return [plans[i] for i in front_of(costs)]
+
+
+def _solved(tables: Tables, correction: Correction, limits: Limits, bins: int) -> list[Plan]:
+    """The predicted frontier of one of the tables."""
     if not limits.sized:
         return solve(tables, bins=bins)
     error = None if limits.aim is None else correction.max_error(limits.aim)
-    plans = solve_sized(tables, bins=bins, max_error=error, max_size=limits.max_size)
-    if limits.max_size is None:
-        return plans
-    most = limits.max_size
-    return [p for p in plans if p.size <= most] or [min(plans, key=lambda p: p.size)]
+    return solve_sized(tables, bins=bins, max_error=error, max_size=limits.max_size)
 
 
-def _new(tables: Tables, plans: Sequence[Plan], done: set[str]) -> list[Plan]:
+def _new(
+    tables: Sequence[Tables], plans: Sequence[tuple[int, Plan]], done: set[str]
+) -> list[tuple[int, Plan]]:
     """Plans whose candidates are not done, each candidate once."""
     fresh = []
-    for plan in plans:
-        key = tables.candidate(plan.picks).key
+    for i, plan in plans:
+        key = tables[i].candidate(plan.picks).key
         if key not in done and plan.seconds > 0:  # nothing is left of a model that takes no time
             done.add(key)
-            fresh.append(plan)
+            fresh.append((i, plan))
     return fresh
 
 
-def _at_goals(plans: Sequence[Plan], correction: Correction, limits: Limits) -> list[Plan]:
+def _at_goals(
+    plans: Sequence[tuple[int, Plan]], correction: Correction, limits: Limits
+) -> list[tuple[int, Plan]]:
     """The fastest plan within the loss, the best within the latency, the smallest within the loss."""
-    found: list[Plan] = []
-    good = [p for p in plans if limits.aim is not None and correction.loss(p.error) <= limits.aim]
+    found: list[tuple[int, Plan]] = []
+    aim = limits.aim
+    good = [p for p in plans if aim is not None and correction.loss(p[1].error) <= aim]
     found += good[:1]
     if limits.max_seconds is not None:
-        within = [p for p in plans if p.seconds <= limits.max_seconds]
-        found += [min(within, key=lambda p: p.error)] if within else []
+        within = [p for p in plans if p[1].seconds <= limits.max_seconds]
+        found += [min(within, key=lambda p: p[1].error)] if within else []
     if limits.sized and good:
-        found.append(min(good, key=lambda p: p.size))
+        found.append(min(good, key=lambda p: p[1].size))
     return list(dict.fromkeys(found))
 
 

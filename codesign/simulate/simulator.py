@@ -54,6 +54,8 @@ class Simulator:
         row_mask: input that marks real tokens with non-zero integers [batch, seq]; rows of padding
             count in no Gram matrix and in no error. Default: ``attention_mask`` if there is one.
         cache_bytes: memory for the dense inputs of linear sites.
+        reference: the outputs for each sample that output errors are relative to, where the model is
+            itself a changed form of another; default: its own.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Simulator:
         samples: Sequence[Mapping[str, Array]],
         row_mask: str | None = None,
         cache_bytes: int = 2 << 30,
+        reference: Sequence[tuple[Array, ...]] | None = None,
     ) -> None:
         model, self._bias = _with_bias(model, sites)
         if self._bias == BIAS:
@@ -82,6 +85,10 @@ class Simulator:
         self._streams = [Stream(0, start)]
         for _ in self.segments:
             self._streams.append(self.advance(self._streams[-1].first(None)))
+        own = self._streams[-1].samples
+        self._reference: Sequence[Environment] = (
+            own if reference is None else self._named(reference)
+        )
         self._dense = DenseRows(
             self._programs, self._pool, self._streams, self._mask, model.weights, cache_bytes
         )
@@ -187,24 +194,38 @@ class Simulator:
     def output_error(self, stream: Stream) -> float:
         """Relative squared error of the outputs, the rest of the model being dense.
 
-        ``sum (y - dense)^2 / sum dense^2`` over unmasked rows, averaged over floating outputs.
+        ``sum (y - reference)^2 / sum reference^2`` over unmasked rows, averaged over floating outputs.
         """
-        reference = self._streams[-1].samples
-        done = self.finish(stream).samples
-        names = [n for n in self._programs.outputs if "float" in str(reference[0][n].dtype)]
-        return float(np.mean([self._error(n, done, reference) for n in names]))
+        return self._against(stream, self._reference)
 
     def sensitivity(
         self, segment: str, variant: Variant, samples: int | None = 48, keep: int | None = None
     ) -> float:
-        """``output_error`` of the model with only this segment changed, on some samples.
+        """The error, relative to this model's own outputs, with only this segment changed.
 
         Args:
+            samples: so many are looked at, all if None.
             keep: tokens left from its input on; None for all.
         """
         stream = self.dense_stream(segment, samples)
         stream = stream if keep is None else self.merge(stream, keep)
-        return self.output_error(self.advance(stream, variant))
+        return self._against(self.advance(stream, variant), self._streams[-1].samples)
+
+    def dense_outputs(self) -> list[tuple[Array, ...]]:
+        """The outputs of the model as it is, for each sample."""
+        return self.outputs(self._streams[-1])
+
+    def _named(self, outputs: Sequence[tuple[Array, ...]]) -> list[Environment]:
+        names = self._programs.outputs
+        return [
+            {n: tvm.runtime.tensor(a) for n, a in zip(names, arrays, strict=True)}
+            for arrays in outputs
+        ]
+
+    def _against(self, stream: Stream, reference: Sequence[Environment]) -> float:
+        done = self.finish(stream).samples
+        names = [n for n in self._programs.outputs if "float" in str(reference[0][n].dtype)]
+        return float(np.mean([self._error(n, done, reference) for n in names]))
 
     def _error(
         self, name: str, done: Sequence[Environment], reference: Sequence[Environment]

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from passes.channels.consumers import consumers_of
 from passes.channels.groups import ChannelGroup
-from passes.channels.joint import joint_problem
+from passes.channels.removal import unit_costs
 from passes.model import Model
 from passes.solve.blas import one_thread
 from passes.solve.gram import Gram
@@ -42,11 +43,8 @@ def obs_cost(model: Model, group: ChannelGroup, grams: Mapping[str, Gram]) -> Im
         model: the model with the dense weights.
         group: of the model.
         grams: by weight of each consumer, of its inputs [..., C * taps].
+
+    Raises:
+        PassError: as ``consumers_of``.
     """
-    problem = joint_problem(model, group, grams)
-    width = problem.features
-    inverse = np.linalg.inv(problem.moments).reshape(group.size, width, group.size, width)
-    own = np.einsum("uiuj->uij", inverse)
-    parts = problem.weight.reshape(-1, group.size, width).transpose(1, 2, 0)
-    cost: Importance = np.einsum("uij,uij->u", np.linalg.inv(own), parts @ parts.swapaxes(1, 2))
-    return cost
+    return unit_costs(consumers_of(model, group, grams))

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from passes.channels.consumers import Consumer, consumers_of
 from passes.channels.graph import Positions
 from passes.channels.groups import ChannelGroup
-from passes.channels.joint import Consumer, joint_problem
+from passes.channels.removal import kept_units
 from passes.errors import PassError
 from passes.model import Model
 from passes.solve.blas import one_thread
 from passes.solve.gram import Gram, corrected_bias, relative_error
 from passes.solve.obs import refit
-from passes.solve.removal import removal_masks
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,26 @@ def solve_channels(
     Raises:
         PassError: counts out of range, no consumer, a consumer without a fitting Gram matrix.
     """
+    consumers = consumers_of(model, group, grams)
+    kept = _kept(group, consumers, keeps)
+    return [_solved(model, consumers, units) for units in kept]
+
+
+@one_thread
+def choose_channels(
+    model: Model, group: ChannelGroup, grams: Mapping[str, Gram], keeps: Sequence[int]
+) -> list[Positions]:
+    """Only the units that ``solve_channels`` keeps, for whoever refits the consumers later.
+
+    Raises:
+        PassError: as ``solve_channels``.
+    """
+    return _kept(group, consumers_of(model, group, grams), keeps)
+
+
+def _kept(
+    group: ChannelGroup, consumers: Sequence[Consumer], keeps: Sequence[int]
+) -> list[Positions]:
     wrong = [keep for keep in keeps if not 1 <= keep <= group.size]
     if wrong:
         raise PassError(
@@ -62,12 +82,7 @@ def solve_channels(
             got=str(wrong[0]),
             allowed=f"1 to {group.size}",
         )
-    problem = joint_problem(model, group, grams)
-    descent = sorted(set(keeps), reverse=True)
-    rows = len(problem.weight)
-    masks = removal_masks(problem.weight, problem.moments, descent, problem.features, rows)
-    kept = {count: np.flatnonzero(mask[0]) for count, mask in zip(descent, masks, strict=True)}
-    return [_solved(model, problem.consumers, kept[count]) for count in keeps]
+    return kept_units(consumers, keeps)
 
 
 def _solved(model: Model, consumers: Sequence[Consumer], keep: Positions) -> SolvedChannels:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.linalg import block_diag
 from tvm import relax
 
+from passes.channels.consumers import consumers_of, features_of
 from passes.channels.groups import find_groups
 from passes.channels.importance import magnitude, obs_cost
-from passes.channels.joint import features_of
 from passes.channels.prune import prune_channels
-from passes.channels.refit import solve_channels
+from passes.channels.refit import choose_channels, solve_channels
 from passes.errors import PassError
 from passes.solve.gram import Gram, damped
+from passes.solve.removal import removal_masks
 
 op = relax.op
 rng = np.random.default_rng(0)
@@ -126,6 +128,38 @@ def test_all_kept_changes_no_weight(draft):
     (solved,) = solve_channels(model, group, grams(samples(model)), [6])
     assert np.array_equal(solved.weights["conv.w"], model.weights["conv.w"])
     assert max(solved.errors.values()) < 1e-12
+
+
+def test_many_units_are_removed_as_by_a_matrix_of_all_consumers(draft):
+    """Chunks of several units, against removal over the block diagonal matrix of both consumers."""
+    net = draft((1, 3, 3, 3), seed=5)
+    a = net.relu(net.conv(net.x, "a", 96))
+    conv, linear = net.conv(a, "conv", 6), net.linear(a, "linear", 20)
+    model = net.model(net.pooled(conv), net.pooled(linear))
+    (group,), _ = find_groups(model)
+    channels = rng.standard_normal((600, 96)) @ rng.standard_normal((96, 96))
+    windows = np.repeat(channels, 9, axis=1) + rng.standard_normal((600, 96 * 9))
+    moments = grams({"conv.w": windows, "linear.w": channels})
+    consumers = consumers_of(model, group, moments)
+    parts = [c.on_units() for c in consumers]
+    order = np.concatenate([np.arange(96 * 9).reshape(96, 9), 864 + np.arange(96)[:, None]], axis=1)
+    weight = block_diag(*(w for w, _ in parts))[:, order.ravel()]
+    together = block_diag(*(h for _, h in parts))[np.ix_(order.ravel(), order.ravel())]
+    masks = removal_masks(weight, together, [64, 32], 10, len(weight))
+    found = solve_channels(model, group, moments, [64, 32])
+    for solved, (mask,) in zip(found, masks, strict=True):
+        assert len(np.intersect1d(solved.keep, np.flatnonzero(mask))) >= len(solved.keep) - 1
+    chosen = choose_channels(model, group, moments, [64, 32])
+    assert all(np.array_equal(c, s.keep) for c, s in zip(chosen, found, strict=True))
+
+
+def test_a_consumer_of_too_many_inputs_is_refused(draft, monkeypatch):
+    model = branched(draft)
+    group, _ = find_groups(model)[0]
+    monkeypatch.setattr("passes.channels.consumers.MOST_INPUTS", 53)
+    with pytest.raises(PassError, match="too many inputs") as error:
+        obs_cost(model, group, grams(samples(model)))
+    assert "54 inputs of conv.w" in str(error.value)
 
 
 def test_refusals(draft):

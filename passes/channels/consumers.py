@@ -1,9 +1,9 @@
-"""All consumers of a group as one layer: their errors add up, and so each unit is judged once.
+"""The layers that sum over the channels of a group: what each of them loses when channels go.
 
-Consumers with weights W_i and damped moments H_i of their inputs lose ``sum_i tr(D_i H_i D_i^T)`` by
-changes D_i of their weights. That is the loss of one layer with the W_i as blocks on the diagonal of
-its weight and the H_i on that of its moments. Inputs that no unit owns are never removed: they are
-minimised over first, which leaves the Schur complement of their block.
+A consumer with weight W and damped moments H of its inputs loses ``tr(D H D^T)`` by a change D of its
+weight. Each is judged by itself and their relative errors are added up, so that a group with many
+consumers needs no matrix of all their inputs together. Inputs that no unit owns are never removed:
+they are minimised over first, which leaves the Schur complement of their block.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import block_diag, cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve
 
 from passes.channels.graph import Positions
 from passes.channels.groups import ChannelGroup
@@ -21,6 +21,9 @@ from passes.errors import PassError
 from passes.model import Model
 from passes.solve.gram import Array, Gram, damped, squared_error, target_weight
 from passes.solve.site import Affine
+
+MOST_INPUTS = 8192
+"""Inputs of a consumer that its group owns, at most: their moments take 0.5 GiB then."""
 
 
 @dataclass(frozen=True)
@@ -44,47 +47,36 @@ class Consumer:
     moments: NDArray[np.float64]
     owned: Positions
 
+    def on_units(self) -> tuple[Array, Array]:
+        """Weight [O, units * n] and moments over the inputs that units own, unit by unit.
 
-@dataclass(frozen=True)
-class Joint:
-    """All consumers as one layer.
-
-    Attributes:
-        consumers: the layers.
-        weight: [sum of O, units * features], unit by unit; errors are relative to each output.
-        moments: [units * features, units * features], positive definite.
-        features: of a unit, in all consumers together.
-    """
-
-    consumers: tuple[Consumer, ...]
-    weight: NDArray[np.float64]
-    moments: NDArray[np.float64]
-    features: int
+        The moments are divided by the energy of the output: errors are relative to it.
+        """
+        own = self.owned.reshape(-1)
+        fixed = np.setdiff1d(np.arange(len(self.moments)), own)
+        moments = self.moments[np.ix_(own, own)]
+        if len(fixed):
+            across = self.moments[np.ix_(fixed, own)]
+            factor = cho_factor(self.moments[np.ix_(fixed, fixed)], lower=True)
+            moments = moments - across.T @ cho_solve(factor, across)
+        energy = float(squared_error(self.target, self.moments).sum())
+        return self.target[:, own], moments / max(energy, np.finfo(np.float64).tiny)
 
 
-def joint_problem(model: Model, group: ChannelGroup, grams: Mapping[str, Gram]) -> Joint:
-    """Set up the problem of which units of a group to remove.
+def consumers_of(
+    model: Model, group: ChannelGroup, grams: Mapping[str, Gram]
+) -> tuple[Consumer, ...]:
+    """The consumers of a group with their moments.
+
+    Args:
+        model: the model with the dense weights.
+        group: of the model.
+        grams: by weight of each consumer, of its inputs [..., C * taps].
 
     Raises:
-        PassError: a group without consumers, or a consumer without a fitting Gram matrix.
+        PassError: a group without consumers, a consumer without a fitting Gram matrix, or one of which
+            the group owns more than ``MOST_INPUTS`` inputs.
     """
-    consumers = tuple(_consumers(model, group, grams))
-    parts = [_on_units(c) for c in consumers]
-    sizes = [c.owned.shape[1] for c in consumers]
-    starts = np.cumsum([0, *(c.owned.size for c in consumers)])
-    order = np.concatenate(
-        [
-            start + np.arange(group.size * size).reshape(group.size, size)
-            for start, size in zip(starts, sizes, strict=False)
-        ],
-        axis=1,
-    ).reshape(-1)
-    weight = block_diag(*(w for w, _ in parts))[:, order]
-    moments = block_diag(*(h for _, h in parts))[np.ix_(order, order)]
-    return Joint(consumers, weight, moments, sum(sizes))
-
-
-def _consumers(model: Model, group: ChannelGroup, grams: Mapping[str, Gram]) -> list[Consumer]:
     found: dict[str, Consumer] = {}
     for site in group.consumers:
         part = group.of(site.weight, 1)
@@ -104,6 +96,13 @@ def _consumers(model: Model, group: ChannelGroup, grams: Mapping[str, Gram]) -> 
                 got=f"{gram.features} features, {gram.count} rows",
                 allowed=f"{weight.shape[1]} features, at least 1 row",
             )
+        owned = features_of(part.positions, site.taps)
+        if owned.size > MOST_INPUTS:
+            raise PassError(
+                f"{group.name} is read by a layer with too many inputs to solve",
+                got=f"{owned.size} inputs of {site.weight}",
+                allowed=f"at most {MOST_INPUTS}",
+            )
         bias = None if site.bias is None else model.weights[site.bias].astype(np.float32)
         judged = gram if bias is None else gram.centred()  # a bias takes up any constant
         found[site.weight] = Consumer(
@@ -113,27 +112,14 @@ def _consumers(model: Model, group: ChannelGroup, grams: Mapping[str, Gram]) -> 
             gram,
             target_weight(weight, judged),
             damped(judged.xx),
-            features_of(part.positions, site.taps),
+            owned,
         )
     if not found:
         raise PassError(f"{group.name} has no consumer that could lose anything")
-    return list(found.values())
+    return tuple(found.values())
 
 
 def features_of(positions: Positions, taps: int) -> Positions:
     """The inputs [units, n * taps] that channels [units, n] are to a layer with a kernel of ``taps``."""
     features = positions[:, :, None] * taps + np.arange(taps)
     return features.reshape(len(positions), -1)
-
-
-def _on_units(consumer: Consumer) -> tuple[Array, Array]:
-    """Weight and moments over the inputs that units own, unit by unit, in relative errors."""
-    own = consumer.owned.reshape(-1)
-    fixed = np.setdiff1d(np.arange(len(consumer.moments)), own)
-    moments = consumer.moments[np.ix_(own, own)]
-    if len(fixed):
-        across = consumer.moments[np.ix_(fixed, own)]
-        factor = cho_factor(consumer.moments[np.ix_(fixed, fixed)], lower=True)
-        moments = moments - across.T @ cho_solve(factor, across)
-    energy = float(squared_error(consumer.target, consumer.moments).sum())
-    return consumer.target[:, own], moments / max(energy, np.finfo(np.float64).tiny)
