@@ -129,6 +129,8 @@ def compile(
         emit(built.as_dict())
     else:
         out.print(built.table())
+        if built.fusions:
+            out.print(built.fusion_table())
 
 
 @app.command(

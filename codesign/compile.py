@@ -50,12 +50,14 @@ class Compiled:
         parity: how close the import is to the original.
         latency: end to end, in a process of its own.
         kernels: what it runs, most expensive first.
+        fusions: what was decided for each chain of operators that may be one kernel or several.
     """
 
     bundle: Bundle
     parity: Parity
     latency: Measurement
     kernels: tuple[KernelRow, ...]
+    fusions: tuple[Mapping[str, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For programs."""
@@ -66,6 +68,7 @@ class Compiled:
             "latency_interval_ms": [self.latency.lo * 1e3, self.latency.hi * 1e3],
             "size_bytes": self.bundle.size_bytes,
             "kernels": [dump(row) for row in self.kernels],
+            "fusions": [dict(choice) for choice in self.fusions],
         }
 
     def table(self) -> Table:
@@ -83,6 +86,19 @@ class Compiled:
             table.add_row(
                 row.name, row.shapes, str(row.count), f"{row.median_us:.1f}",
                 "" if row.gflops is None else f"{row.gflops:.0f}", f"{row.share:.1%}",
+            )  # fmt: skip
+        return table
+
+    def fusion_table(self) -> Table:
+        """The chains of operators, and which kernels measurement made of them."""
+        table = Table(title="fusion by measurement")
+        for heading in ("chain as relax groups it", "calls", "us", "fastest", "us"):
+            table.add_column(heading, overflow="fold")
+        for row in self.fusions:
+            kept = row["kept"] if row["changed"] else "the same"
+            table.add_row(
+                row["chain"], str(row["calls"]), f"{row['default_us']:.1f}", kept,
+                f"{row['us']:.1f}",
             )  # fmt: skip
         return table
 
@@ -147,7 +163,9 @@ def compile_model(
         workshop = Workshop(described, this_device(), rig, records, trials, traces, progress)
         built = workshop.build(graph, path)
         (latency,) = workshop.measure([built.bundle.path])
-        return Compiled(built.bundle, prepared.imported.parity, latency, _rows(built, workshop))
+        return Compiled(
+            built.bundle, prepared.imported.parity, latency, _rows(built, workshop), built.fusions
+        )
 
 
 def _rows(built: Built, workshop: Workshop) -> tuple[KernelRow, ...]:

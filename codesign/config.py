@@ -12,7 +12,7 @@ required:
     calibration = "retrieval.py:batches" # () -> iterable of input dicts; never held-out data
     passes = ["channels", "tokens", "ffn", "heads", "layers", "bf16", "fp16", "int8", "int8_static",
               "int8_attention", "approximate", "sparse", "pattern", "low_rank", "tucker",
-              "weight_only", "codebook"]
+              "weight_only", "codebook", "fuse"]
     output = "runs/minilm"
     records = "runs/records.sqlite"      # default: beside the output folder, for runs to share
     trials = 16                          # tuning trials for each new kernel
@@ -75,6 +75,7 @@ PASSES = (
     "tucker",
     "weight_only",
     "codebook",
+    "fuse",
 )
 """Names of the passes a sweep can enable, in the order in which they are applied."""
 

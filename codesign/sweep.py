@@ -44,6 +44,7 @@ from codesign.prepare import Prepared, prepare
 from codesign.progress import ProgressReporter, Silent
 from codesign.records import Records
 from codesign.user_code import Arrays, calibration_samples
+from passes import fuse
 from targets.target import find
 
 SOLVER = "3"
@@ -90,7 +91,10 @@ def sweep_request(
     with Records(records_path(config)) as records, Rig(target, protocol) as rig:
         records.start(run, " ".join(command), config.tables())
         traces = records.path.parent / "traces"
-        workshop = Workshop(target, this_device(), rig, records, config.trials, traces, progress)
+        workshop = Workshop(
+            target, this_device(), rig, records, config.trials, traces, progress,
+            fuse=fuse.NAME in config.passes,
+        )  # fmt: skip
         result = _Sweep(request, prepared, samples, workshop, folder, started).run()
         records.finish(run)
     return result

@@ -43,27 +43,41 @@ def lower(model: Model, target: Target) -> Model:
     Raises:
         PassError: an operator that has no kernel.
     """
+    return finished(grouped_model(model, target), target)
+
+
+def grouped_model(model: Model, target: Target) -> Model:
+    """The model as kernels of single operators, grouped as relax fuses them."""
     model = use_integers(model, target)[0]
     model = compute_codes(use_attention_kernels(model))
     model = use_packed_kernels(model, target)
     with target.tvm():
-        lowered = replace(model, mod=fusion()(model.mod)).check("lower")
+        return replace(model, mod=_GROUP(model.mod))
+
+
+def finished(model: Model, target: Target) -> Model:
+    """The model with each group made into one kernel.
+
+    Raises:
+        PassError: an operator that has no kernel.
+    """
+    with target.tvm():
+        lowered = replace(model, mod=_FUSE(model.mod)).check("lower")
     return _only_kernels(lowered)
 
 
-def fusion() -> tvm.transform.Pass:
-    """The passes that turn the remaining operators into kernels and fuse them."""
-    return tvm.transform.Sequential(
-        [
-            relax.backend.DispatchSortScan(),
-            relax.transform.LegalizeOps(LEGALIZE, skip_ops=VIEWS),
-            relax.transform.AnnotateTIROpPattern(),
-            relax.transform.FoldConstant(),
-            relax.transform.FuseOps(),
-            relax.transform.FuseTIR(),
-            relax.transform.DeadCodeElimination(),
-        ]
-    )
+_GROUP = tvm.transform.Sequential(
+    [
+        relax.backend.DispatchSortScan(),
+        relax.transform.LegalizeOps(LEGALIZE, skip_ops=VIEWS),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FoldConstant(),
+        relax.transform.FuseOps(),
+    ]
+)
+"""From the remaining operators to kernels of single ones, in groups."""
+
+_FUSE = tvm.transform.Sequential([relax.transform.FuseTIR(), relax.transform.DeadCodeElimination()])
 
 
 def use_packed_kernels(model: Model, target: Target) -> Model:

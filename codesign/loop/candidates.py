@@ -131,7 +131,8 @@ class Judge:
         kernels: Mapping[str, int] = extra["kernels"]
         unknown = [h for h in kernels if h not in self.workshop.tuned]
         seconds = extra["kernel_seconds"] if unknown else self.workshop.kernel_seconds(kernels)
-        return Built(bundle, kernels, float(seconds)), extra.get("output_error")
+        fusions = tuple(extra.get("fusions", ()))
+        return Built(bundle, kernels, float(seconds), fusions), extra.get("output_error")
 
     def latency(self, candidate: Candidate, built: Built, dense: Path | None) -> Measurement:
         """End-to-end latency, interleaved with the dense model."""

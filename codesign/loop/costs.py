@@ -14,7 +14,7 @@ from math import inf
 
 import numpy as np
 
-from codesign.kernels import Kernel, kernels
+from codesign.fusion import Planner, Unit
 from codesign.loop.blocks import Block, Decision
 from codesign.loop.layer_solver import Index, rows_of
 from codesign.loop.offers import Offers
@@ -22,13 +22,12 @@ from codesign.loop.rewrite import rewrite_block
 from codesign.simulate.graph import Dataflow
 from codesign.simulate.instrument import as_model
 from passes.formats import DENSE, Format, Solved
-from passes.lower import lower
 from passes.model import Model
 from passes.sites import Linear, Section
 from targets.target import Target
 
 Counts = Mapping[str, int]
-"""Kernel hash -> calls; differences may be negative."""
+"""Hash of a kernel or a chain -> calls; differences may be negative."""
 
 Seconds = Callable[[Counts], float]
 """Measured time of a multiset of kernels."""
@@ -39,16 +38,24 @@ _Counts = dict[tuple[int | None, Format | str], Counter[str]]
 
 @dataclass
 class KernelBook:
-    """All kernels met so far, by hash."""
+    """All kernels and chains met so far, by hash.
 
-    known: dict[str, Kernel] = field(default_factory=dict)
+    Attributes:
+        fuse: whether chains may be partitioned in other ways than relax's.
+    """
+
+    fuse: bool = False
+    known: dict[str, Unit] = field(default_factory=dict)
+    _planner: Planner | None = None
 
     def count(self, model: Model, target: Target) -> Counter[str]:
-        """The kernels of a canonical (or rewritten) model."""
-        found = kernels(lower(model, target))
-        for kernel in found:
-            self.known.setdefault(kernel.hash, kernel)
-        return Counter({k.hash: k.count for k in found})
+        """The kernels and chains of a canonical (or rewritten) model."""
+        if self._planner is None or self._planner.target != target:
+            self._planner = Planner(target, self.fuse)
+        found = self._planner.units(model)
+        for unit in found:
+            self.known.setdefault(unit.hash, unit)
+        return Counter({u.hash: u.count for u in found})
 
 
 @dataclass(frozen=True)

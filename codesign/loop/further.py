@@ -80,7 +80,8 @@ class FurtherBases:
             reason = str(error).splitlines()[0]
             self.refusals.append(Refusal(WHOLE, f"{NAME} {share:g}", reason))
             return None
-        workshop, book = self.tabler.workshop, KernelBook()
+        workshop = self.tabler.workshop
+        book = KernelBook(workshop.fuse)
         counts = book.count(base.model, workshop.target)
         workshop.tune(book.known.values(), f"{base.label}: tune kernels as they are")
         before = workshop.kernel_seconds(self.first.space.dense)

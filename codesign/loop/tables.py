@@ -20,7 +20,7 @@ from codesign.loop.sensitivity import Sensitivities, drop_candidate
 from codesign.loop.sizes import Sizes
 from codesign.search import Group, Option, Tables, veto_slow
 from codesign.search import Layer as LayerTable
-from passes import tokens
+from passes import fuse, tokens
 from passes.model import Model
 from passes.report import Refusal
 from passes.sites import Section, Sites, encoder_layers
@@ -75,7 +75,7 @@ def space_of(
         offers: what to lower, by name of block; by default all that the passes offer.
         step: told the name of each layer.
     """
-    book = KernelBook()
+    book = KernelBook(fuse.NAME in enabled)
     offers = all_offers(sites.layers, target, enabled) if offers is None else offers
     dense = book.count(model, target)
     found: dict[str, BlockKernels] = {}

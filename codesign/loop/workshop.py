@@ -15,14 +15,14 @@ from tvm import tirx
 
 from codesign.build import build_model
 from codesign.bundle import Bundle, Contents, write_bundle
+from codesign.fusion import Choice, KernelChain, Planner, Unit
 from codesign.kernels import Kernel, kernel_hash, kernels, schedule
 from codesign.measure import Rig
-from codesign.measurement import Measurement
+from codesign.measurement import Measurement, median
 from codesign.progress import ProgressReporter
 from codesign.records import Records
 from codesign.tune import Tuned, tune
 from codesign.worker import Failure
-from passes.lower import lower
 from passes.model import Model
 from targets.errors import CodesignError
 from targets.target import Target
@@ -45,11 +45,13 @@ class Built:
     Attributes:
         kernels: hash -> calls of one inference.
         kernel_seconds: sum of the measured medians times calls.
+        fusions: what was decided for each chain of operators, as JSON.
     """
 
     bundle: Bundle
     kernels: Mapping[str, int]
     kernel_seconds: float
+    fusions: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def calls(self) -> int:
@@ -64,7 +66,11 @@ class Workshop:
     Attributes:
         trials: schedules tried for each kernel.
         folder: of MetaSchedule's traces.
+        fuse: whether measurement decides what becomes one kernel; otherwise relax's rule does.
         tuned: the best schedule of every kernel met so far.
+        chains: every chain met so far, by hash.
+        parting: (name of a chain, where a group of relax is parted) -> whether that gained where it was
+            first tried. Parts are kernels to tune, so what did not gain is not tried in other shapes.
     """
 
     target: Target
@@ -74,8 +80,13 @@ class Workshop:
     trials: int
     folder: Path
     progress: ProgressReporter
+    fuse: bool = True
     tuned: dict[str, Tuned] = field(default_factory=dict)
     names: dict[str, Kernel] = field(default_factory=dict)
+    chains: dict[str, KernelChain] = field(default_factory=dict)
+    parting: dict[tuple[str, int], bool] = field(default_factory=dict)
+    _fastest: dict[str, float] = field(default_factory=dict)
+    _reference: float = 0.0
     _ends: float = math.inf
     _pace: float = 0.0
 
@@ -93,8 +104,27 @@ class Workshop:
         finally:
             self.progress, self._ends = told, math.inf
 
-    def tune(self, wanted: Iterable[Kernel], phase: str = "tune kernels") -> None:
-        """Find the best schedule of each kernel that is new, and measure it."""
+    def tune(self, wanted: Iterable[Unit], phase: str = "tune kernels") -> None:
+        """Find the best schedule of each kernel that is new, and measure it; of chains, of all parts."""
+        units = list(wanted)
+        chains = [u for u in units if isinstance(u, KernelChain)]
+        kernels = [u for u in units if isinstance(u, Kernel)]
+        self.chains |= {chain.hash: chain for chain in chains}
+        first: dict[tuple[str, int], KernelChain] = {}
+        for chain in chains:
+            for cut in chain.cuts:
+                if (chain.name, cut) not in self.parting:
+                    first.setdefault((chain.name, cut), chain)
+        parts = [k for (_, cut), chain in first.items() for k in chain.kernels([cut])]
+        whole = [k for chain in chains for k in chain.kernels()]
+        self._tune([*kernels, *whole, *parts], phase)
+        for (name, cut), chain in first.items():
+            best = chain.best(self._comparable).parts
+            self.parting[name, cut] = any(start == cut for start, _ in best)
+        gaining = [(c, [at for at in c.cuts if self.parting[c.name, at]]) for c in chains]
+        self._tune([k for c, cuts in gaining if cuts for k in c.kernels(cuts)], phase)
+
+    def _tune(self, wanted: Iterable[Kernel], phase: str) -> None:
         new = {k.hash: k for k in wanted if k.hash not in self.tuned}
         if not new:
             return
@@ -124,9 +154,35 @@ class Workshop:
         )
         self.names |= new
         self._pace = (time.monotonic() - began) / len(new)
+        self._fastest.clear()
+        self._reference = 0.0
+
+    def choice(self, chain: str) -> Choice:
+        """The fastest partition of a chain, as far as its parts were measured."""
+        return self.chains[chain].best(self._comparable)
+
+    def _comparable(self, kernel: str) -> float:
+        """Seconds of a kernel, free of the machine's drift; infinite if it was not measured."""
+        measurement = self.tuned[kernel].measurement if kernel in self.tuned else None
+        if measurement is None or not measurement.ok:
+            return float("inf")
+        return measurement.ratio * self._reference_seconds
+
+    @property
+    def _reference_seconds(self) -> float:
+        """What the reference kernel takes, over all that was measured."""
+        if not self._reference:
+            sound = [t.measurement for t in self.tuned.values() if t.measurement.ok]
+            self._reference = median([m.seconds / m.ratio for m in sound])
+        return self._reference
 
     def seconds(self, kernel: str) -> float:
-        """Measured median of a kernel; infinite if no schedule of it ran."""
+        """Measured median of a kernel, or of the fastest partition of a chain; infinite if none ran."""
+        if kernel in self.chains:
+            if kernel not in self._fastest:
+                parts = self.choice(kernel).counts()
+                self._fastest[kernel] = sum(n * self.seconds(k) for k, n in parts.items())
+            return self._fastest[kernel]
         measurement = self.tuned[kernel].measurement
         return measurement.seconds if measurement.ok else float("inf")
 
@@ -147,9 +203,11 @@ class Workshop:
             BuildError: the worker could not build it.
             UserError: the bundle cannot be written.
         """
-        lowered = lower(model, self.target)
+        plan = Planner(self.target, self.fuse).plan(model)
+        self.tune(plan.units(), "tune new kernels")
+        lowered, chosen = plan.fused(self._comparable)
         found = kernels(lowered)
-        self.tune(found, "tune new kernels")
+        fusions = tuple(choice.to_json() for choice in chosen)
         module = schedule(lowered, self._scheduled)
         library = self.rig.folder / f"{path.name}.so"
         result = build_model(self.rig.worker, module, self.target, library)
@@ -166,11 +224,12 @@ class Workshop:
                 **(extra or {}),
                 "kernels": dict(counts),
                 "kernel_seconds": self.kernel_seconds(counts),
+                "fusions": list(fusions),
             },
         )
         bundle = write_bundle(path, library, lowered.weights, contents)
         library.unlink(missing_ok=True)
-        return Built(bundle, counts, self.kernel_seconds(counts))
+        return Built(bundle, counts, self.kernel_seconds(counts), fusions)
 
     def measure(self, paths: Sequence[Path], reference: Path | None = None) -> list[Measurement]:
         """Latency of bundles, interleaved with each other and the reference."""

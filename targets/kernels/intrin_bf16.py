@@ -100,9 +100,7 @@ def _dot2_impl(lanes: int, products: Callable[..., tirx.Expr]) -> tirx.PrimFunc:
 def _dot2(lanes: int, sums: tirx.Expr, one: tirx.Expr, pairs: tirx.Expr) -> tirx.Expr:
     """The instruction, through the function in LLVM's language."""
     function = _FUNCTION.format(bits=32 * lanes)
-    return T.call_pure_extern(
-        f"float32x{lanes}", function, sums, T.broadcast(one, lanes), pairs
-    )
+    return T.call_pure_extern(f"float32x{lanes}", function, sums, T.broadcast(one, lanes), pairs)
 
 
 def _widen2(lanes: int, sums: tirx.Expr, one: tirx.Expr, pairs: tirx.Expr) -> tirx.Expr:

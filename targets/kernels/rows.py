@@ -59,10 +59,10 @@ def schedule_rows(sch: s_tir.Schedule, target: Target, chunk: int, shared: bool)
     kept = flow(sch)
     wide = [n for n in kept if n.output and n.rank == lead + 1]
     narrow = [n for n in kept if n.output and n.rank == lead]
-    if lead < 1 or len(wide) != 1 or any(n.rank > lead + 1 for n in kept):
-        raise UnsuitedError("not a kernel over rows with one wide result")
-    loops = [row_loop(sch, n.block, lead) for n in (*wide, *narrow)]
-    row = sch.merge(*loops) if narrow else loops[0]
+    if lead < 1 or not wide or any(n.rank > lead + 1 for n in kept):
+        raise UnsuitedError("not a kernel over rows with a wide result")
+    loops = [row_loop(sch, n.block, lead) for n in kept if n.output]
+    row = sch.merge(*loops) if len(loops) > 1 else loops[0]
     if shared:
         sch.parallel(row)
     place_in_row(sch, kept, row, lead, target, chunk)
@@ -83,7 +83,8 @@ def place_in_row(
             place_reduction(sch, partial_reduce(sch, node.block, lanes, target), row, target)
             continue
         homes = [chunks.get(id(reader)) for reader, _ in node.readers]
-        shared = homes[0] if node.rank > lead and len({id(h) for h in homes}) == 1 else None
+        inside = node.rank > lead and not node.output and len({id(h) for h in homes}) == 1
+        shared = homes[0] if inside else None
         if not node.output:
             bring(sch, node.block, row if shared is None else shared)
         if node.rank > lead:
