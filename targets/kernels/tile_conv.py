@@ -22,7 +22,7 @@ from targets.kernels.blocks import (
     vectorize_last,
     written,
 )
-from targets.kernels.strip import STRIP_COLUMNS
+from targets.kernels.strip import STRIP_COLUMNS, STRIP_SPACING
 from targets.kernels.tile import (
     ROW_OPTIONS,
     index_reads,
@@ -143,9 +143,11 @@ def fill_strips(sch: s_tir.Schedule, strips: Block, target: Target) -> Loop:
     """
     image = next(r.source for r in sch.get(strips).reads if len(r.source.shape) == 4)
     channels, size = int(image.shape[3]), np.dtype(str(image.dtype)).itemsize
-    wide = int(sch.get(strips).annotations[STRIP_COLUMNS])
+    wide, step = (
+        int(sch.get(strips).annotations[name]) for name in (STRIP_COLUMNS, STRIP_SPACING)
+    )
     *outer, flat = sch.get_loops(strips)[-3:]
-    position, channel = sch.split(flat, [None, channels])
+    position, channel = sch.split(flat, [None, step])
     row, column = sch.split(position, [None, wide])
     sch.annotate(column, "pragma_loop_partition_hint", 1)
     lanes = gcd(channels, target.vector_bits // 8 // size)
