@@ -14,10 +14,13 @@ from tvm import te, tirx
 from targets.kernels.conv import accumulator_shape, by_position, outputs
 from targets.kernels.linear_sparse import pack_sparse
 from targets.kernels.primfunc import axis, dims, family, prim_func
-from targets.kernels.strip import reads_whole_strips, source, tap_offsets
+from targets.kernels.strip import reads_whole_strips, source, spread, tap_offsets
 from targets.kernels.window import Window
 
 FAMILY_NAME = "conv_sparse"
+
+LINE = 16
+"""Channels in a cache line."""
 
 
 def conv_sparse(batch: int, window: Window, n: int, nb: int, kept: int) -> tirx.PrimFunc:
@@ -30,7 +33,7 @@ def conv_sparse(batch: int, window: Window, n: int, nb: int, kept: int) -> tirx.
     x = te.placeholder(dims(batch, window.height, window.width, window.channels), name="x")
     values = te.placeholder(dims(blocks, kept, nb), name="values")
     index = te.placeholder(dims(blocks, kept), "int32", name="index")
-    read = source(x, window)
+    read = source(x, window, spacing=spread(window))
     k = axis(kept, "k")
     acc = te.compute(
         accumulator_shape(batch, window, n, nb),
@@ -54,10 +57,24 @@ def pack_conv_sparse(
         mask: bool [ceil(O/nb), C * kh * kw], the kept inputs in the order of OIHW.
 
     Returns:
-        values float32 [ceil(O/nb), kept, nb], index int32 [ceil(O/nb), kept]: offsets in a strip.
+        values float32 [ceil(O/nb), kept, nb], index int32 [ceil(O/nb), kept]: offsets in a strip, in the
+        order of `walk`.
 
     Raises TargetError if the blocks do not keep the same number.
     """
-    walked = by_position(mask.reshape(len(mask), *weight.shape[1:]))
-    values, position = pack_sparse(by_position(weight), walked, nb)
-    return values, tap_offsets(window).reshape(-1)[position]
+    order = walk(window)
+    kept = by_position(mask.reshape(len(mask), *weight.shape[1:]))[:, order]
+    values, position = pack_sparse(by_position(weight)[:, order], kept, nb)
+    return values, tap_offsets(window, spread(window)).reshape(-1)[order][position]
+
+
+def walk(window: Window) -> NDArray[np.int64]:
+    """int64 [kh * kw * C]: the positions of ``by_position`` in the order in which a window is walked.
+
+    All positions of the kernel in LINE channels, then those of the next LINE: each cache line of a window
+    comes to the first-level cache once. With gaps in strips that made layers of 256 and 512 channels 4 to
+    10 % faster on a Sapphire Rapids core, smaller ones up to 2 %.
+    """
+    taps = np.arange(window.features).reshape(window.taps, window.channels)
+    chunks = range(0, window.channels, LINE)
+    return np.concatenate([taps[:, c : c + LINE].reshape(-1) for c in chunks])

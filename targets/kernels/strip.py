@@ -25,8 +25,17 @@ STRIP_BYTES = 1 << 19
 times. On a core with 2 MiB of it, 512 -> 512 channels on 28 x 28 took 22.9 ms with half, 20.8 ms with
 this, 21.0 ms with twice as much; fewer channels preferred this or half of it."""
 
+CROWDED = 256
+"""Channels that lie too regularly: so many float32 are 1 KiB."""
+
+GAP = 16
+"""Numbers left unused behind each position then: a cache line of float32."""
+
 STRIP_COLUMNS = "codesign.strip_columns"
 """Annotation on the block that makes strips: columns of a row."""
+
+STRIP_SPACING = "codesign.strip_spacing"
+"""Annotation on the block that makes strips: numbers from one position to the next."""
 
 
 def strip_rows(window: Window, size: int = 4) -> int:
@@ -53,8 +62,18 @@ def rows_in(window: Window, out_rows: int) -> int:
     return (out_rows - 1) * window.strides[0] + window.span[0]
 
 
+def spread(window: Window) -> int:
+    """Numbers from one position to the next in strips that are read out of order: the channels, and a gap
+    where these are many.
+
+    Positions a multiple of 1 KiB apart share so few sets of the first-level cache that one cache line of
+    each position of a register tile's windows does not fit there.
+    """
+    return window.channels + (GAP if window.channels % CROWDED == 0 else 0)
+
+
 def pitch(window: Window) -> int:
-    """Numbers from one row of a strip to the next."""
+    """Numbers from one row of a strip without gaps to the next."""
     return columns(window) * window.channels
 
 
@@ -71,11 +90,13 @@ class Source:
         tensor: strips [batch, strips, flat], or the image [batch, height, width, channels].
         window: the geometry.
         rows: output rows of a strip; 0 for the image.
+        spacing: numbers from one position to the next.
     """
 
     tensor: te.Tensor
     window: Window
     rows: int
+    spacing: int
 
     def at(self, image: tirx.Expr, row: tirx.Expr, column: tirx.Expr, tap: tirx.Expr) -> tirx.Expr:
         """The number at ``tap`` (see ``tap_offsets``) of the window at output (row, column)."""
@@ -84,11 +105,14 @@ class Source:
         if not self.rows:
             last = tirx.IntImm("int64", w.out_width - 1)
             return self.tensor[image, row * down, tirx.min(column, last) * across, tap]
-        corner = row % self.rows * (down * pitch(w)) + column * (across * w.channels)
+        pitch = columns(w) * self.spacing
+        corner = row % self.rows * (down * pitch) + column * (across * self.spacing)
         return self.tensor[image, row // self.rows, corner + tap]
 
 
-def source(x: te.Tensor, window: Window, zero: te.Tensor | None = None) -> Source:
+def source(
+    x: te.Tensor, window: Window, zero: te.Tensor | None = None, spacing: int | None = None
+) -> Source:
     """What the convolution of ``x`` [N,H,W,C] reads.
 
     A strip has one row of padding more than its windows see: surplus columns of the last register tile
@@ -96,24 +120,28 @@ def source(x: te.Tensor, window: Window, zero: te.Tensor | None = None) -> Sourc
 
     Args:
         zero: [C], what stands for zero in each channel; None is 0.
+        spacing: of positions in a strip; None is the number of channels.
     """
-    w = window
+    w, step = window, spacing or window.channels
     if w.taps == 1 and not w.padded:
-        return Source(x, w, 0)
+        return Source(x, w, 0, w.channels)
     rows = strip_rows(w, np.dtype(str(x.dtype)).itemsize)
     wide, deep = columns(w), rows_in(w, rows)
     top, left, *_ = w.padding
 
     def padded(n: tirx.Expr, strip: tirx.Expr, flat: tirx.Expr) -> tirx.Expr:
-        own = flat // pitch(w)
-        column, channel = flat // w.channels % wide - left, flat % w.channels
+        own = flat // (wide * step)
+        column, channel = flat // step % wide - left, flat % step
         row = strip * (rows * w.strides[0]) + own - top
-        inside = (own < deep, row >= 0, row < w.height, column >= 0, column < w.width)
+        inside = [own < deep, row >= 0, row < w.height, column >= 0, column < w.width]
+        if step > w.channels:
+            inside.append(channel < w.channels)
         padding = tirx.const(0, x.dtype) if zero is None else zero[channel]
         return tirx.if_then_else(tirx.all(*inside), x[n, row, column, channel], padding)
 
-    shape = dims(int(x.shape[0]), w.out_height // rows, (deep + 1) * pitch(w))
-    return Source(te.compute(shape, padded, name="strip", attrs={STRIP_COLUMNS: wide}), w, rows)
+    shape = dims(int(x.shape[0]), w.out_height // rows, (deep + 1) * wide * step)
+    marks = {STRIP_COLUMNS: wide, STRIP_SPACING: step}
+    return Source(te.compute(shape, padded, name="strip", attrs=marks), w, rows, step)
 
 
 def reads_whole_strips(func: tirx.PrimFunc) -> tirx.PrimFunc:
@@ -149,8 +177,12 @@ def reads_whole_strips(func: tirx.PrimFunc) -> tirx.PrimFunc:
     return func.with_body(body)
 
 
-def tap_offsets(window: Window) -> NDArray[np.int32]:
-    """int32 [kh, kw, C]: how far from the first number of a window each of its taps lies in a strip."""
+def tap_offsets(window: Window, spacing: int | None = None) -> NDArray[np.int32]:
+    """int32 [kh, kw, C]: how far from the first number of a window each of its taps lies in a strip.
+
+    ``spacing`` is that of `source`.
+    """
+    step = spacing or window.channels
     (kh, kw), (dh, dw) = window.kernel, window.dilation
     r, s, c = np.ogrid[:kh, :kw, : window.channels]
-    return (r * dh * pitch(window) + s * dw * window.channels + c).astype(np.int32)
+    return (r * dh * columns(window) * step + s * dw * step + c).astype(np.int32)

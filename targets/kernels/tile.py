@@ -93,18 +93,24 @@ def multiply_in_tile(sch: s_tir.Schedule, anchor: Block, inside: Loop) -> None:
 
 def load_ahead(sch: s_tir.Schedule, anchor: Block, step: Loop) -> None:
     """Load the weights of one ``step`` of the product into registers, and prefetch later ones."""
-    block = sch.get(anchor)
     # outputs that the epilogue never reads are not computed: fewer than a block may be left
-    width = extent(sch, sch.get_loops(anchor)[-1])
+    load = load_name(extent(sch, sch.get_loops(anchor)[-1]))
+    position = weights_read(sch, anchor)
+    if load and position is not None:
+        weights = sch.cache_read(anchor, position, "local")
+        sch.compute_at(weights, step, preserve_unit_loops=True)
+        sch.tensorize(sch.get_loops(weights)[-1], load)
+
+
+def weights_read(sch: s_tir.Schedule, anchor: Block) -> int | None:
+    """Which of the reads of a product is of weights that lie by output; None if they lie in groups."""
+    block = sch.get(anchor)
     output = next(a.var for a in reversed(block.iter_vars) if a.iter_type == tirx.IterVar.DataPar)
-    load = load_name(width)
     for position, read in enumerate(block.reads):
         along = read.region[-1].min.same_as(output)
-        if load and along and not read.source.same_as(written(sch, anchor)):
-            weights = sch.cache_read(anchor, position, "local")
-            sch.compute_at(weights, step, preserve_unit_loops=True)
-            sch.tensorize(sch.get_loops(weights)[-1], load)
-            return
+        if along and not read.source.same_as(written(sch, anchor)):
+            return position
+    return None
 
 
 def tile_product_int8(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
