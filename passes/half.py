@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from passes.sites import Linear
     from passes.solve.gram import Gram
     from targets.kernels.window import Window
-    from targets.target import Target
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,9 @@ def choices(
 def lacks(target: Target, name: str) -> str:
     """What a target lacks that N:M sparsity gains from."""
     if target.has_sparse_products:
-        reason = f"there is no kernel for the sparse outer products of {target.name} (FEAT_SME_TMOP)"
+        reason = (
+            f"there is no kernel for the sparse outer products of {target.name} (FEAT_SME_TMOP)"
+        )
     else:
         reason = f"{target.name} has no instruction that multiplies operands sparse {name}"
     return f"{reason}; sparsity that blocks of outputs share gives 1/density instead"

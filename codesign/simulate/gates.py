@@ -90,7 +90,9 @@ def shortened(x: tirx.Expr, bits: int) -> tirx.Expr:
     whole = tirx.reinterpret("int32", x)
     odd = tirx.bitwise_and(tirx.shift_right(whole, count), one)
     rounded = whole + (odd + tirx.IntImm("int32", (1 << bits - 1) - 1))
-    return tirx.reinterpret("float32", tirx.bitwise_and(rounded, tirx.IntImm("int32", -(1 << bits))))
+    return tirx.reinterpret(
+        "float32", tirx.bitwise_and(rounded, tirx.IntImm("int32", -(1 << bits)))
+    )
 
 
 def chosen(shape: Sequence[int]) -> tirx.PrimFunc:

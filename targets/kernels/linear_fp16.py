@@ -67,9 +67,7 @@ def dense_fp16(lead: Sequence[int], k: int, n: int, nb: int) -> tirx.PrimFunc:
 
     def short(c: tirx.Var, *i: tirx.Var) -> tirx.Expr:
         at = c * chunk + kk
-        return short_sum(
-            x[(*input_index(lead, i[:-2]), at)] * w[i[-2], at, i[-1]], axis=kk
-        )
+        return short_sum(x[(*input_index(lead, i[:-2]), at)] * w[i[-2], at, i[-1]], axis=kk)
 
     part = te.compute(dims(k // chunk, *shape), short, name="part")
     acc = te.compute(

@@ -126,9 +126,7 @@ def conv_bf16_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
     """All register tiles worth trying for a bfloat16 convolution, those of AMX first."""
     yield from tile_conv_amx.conv_tiles_amx(func, target)
     for point in tile_conv.conv_tiles(func, target):
-        yield partial(
-            tile_conv.tile_conv, target=target, tile=point, multiply=tile.multiply_bf16
-        )
+        yield partial(tile_conv.tile_conv, target=target, tile=point, multiply=tile.multiply_bf16)
 
 
 def row_space(first: int, func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:

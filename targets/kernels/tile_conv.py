@@ -34,7 +34,6 @@ from targets.kernels.tile import (
 )
 from targets.target import Target
 
-
 Multiply: TypeAlias = Callable[[s_tir.Schedule, Block, Loop, Target, Callable[[], None]], None]
 """Brings a product under a loop over tiles, and calls back when it is there, as ``multiply_int8`` does."""
 

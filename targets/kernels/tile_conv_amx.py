@@ -18,7 +18,9 @@ from targets.kernels.tile_conv import ConvTile, parts, tile_conv
 from targets.target import Target
 
 
-def conv_tiles_amx(func: tirx.PrimFunc, target: Target) -> Iterator[Callable[[s_tir.Schedule], None]]:
+def conv_tiles_amx(
+    func: tirx.PrimFunc, target: Target
+) -> Iterator[Callable[[s_tir.Schedule], None]]:
     """Schedules worth trying for a dense convolution of groups of four bytes; none without AMX.
 
     Nor where single positions are read from the image itself, or a tile would be rather empty.

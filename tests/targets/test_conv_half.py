@@ -50,7 +50,10 @@ def exact(x, w, window):
     image = torch.from_numpy(x.astype(np.float64).transpose(0, 3, 1, 2))
     image = torch.nn.functional.pad(image, (left, right, top, bottom))
     y = torch.nn.functional.conv2d(
-        image, torch.from_numpy(w.astype(np.float64)), stride=window.strides, dilation=window.dilation
+        image,
+        torch.from_numpy(w.astype(np.float64)),
+        stride=window.strides,
+        dilation=window.dilation,
     )
     return y.numpy().transpose(0, 2, 3, 1)
 

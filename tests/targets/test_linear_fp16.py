@@ -132,7 +132,9 @@ def test_what_is_small_against_a_long_sum_is_not_lost(compiled):
     np.testing.assert_array_equal(y, 4096)
 
 
-@pytest.mark.parametrize(("x_scale", "w_scale"), [(900, 1), (2**-9, 2**-6), (2**-18, 1), (1e4, 1e-5)])
+@pytest.mark.parametrize(
+    ("x_scale", "w_scale"), [(900, 1), (2**-9, 2**-6), (2**-18, 1), (1e4, 1e-5)]
+)
 def test_large_and_small_numbers(compiled, x_scale, w_scale):
     target = find("host")
     x, w = arrays((18,), 96, 33)

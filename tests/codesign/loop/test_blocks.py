@@ -17,8 +17,8 @@ from codesign.loop.blocks import (
 from passes.bf16 import Bf16
 from passes.codebook import Codebook
 from passes.formats import DENSE
-from passes.int8 import Int8
 from passes.fp16 import Fp16
+from passes.int8 import Int8
 from passes.int8_static import Int8Static
 from passes.low_rank import LowRank
 from passes.sites import FFN, Attention, Layer, Linear, Sites

@@ -62,7 +62,16 @@ def test_float16_rounds_to_nearest_even(run):
     x = values()
     ties = (1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-11 + 2**-20, -(2 + 2**-10))
     large = (65504, -65519.9, 65520, -65520)
-    small = (2**-14, 2**-14 - 2**-25, 2**-24, -(2**-25), 2**-25 + 2**-40, 1.5 * 2**-24, -5e-7, 1e-40)
+    small = (
+        2**-14,
+        2**-14 - 2**-25,
+        2**-24,
+        -(2**-25),
+        2**-25 + 2**-40,
+        1.5 * 2**-24,
+        -5e-7,
+        1e-40,
+    )
     x[1, 0, : len(ties)], x[1, 1, : len(large)], x[1, 2, : len(small)] = ties, large, small
     x[0, 1] *= np.float32(2) ** np.arange(-28, 9)
     with np.errstate(over="ignore"):
