@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 
 import tvm
 import tvm_ffi
@@ -17,8 +18,8 @@ from tvm import s_tir, sym, tirx
 from targets.errors import TargetError
 
 TILES = "codesign.tiles"
-"""Marks the outermost of the loops (block of outputs, group of inputs, row, output, input of the group)
-that are to become tile instructions; then the block of these."""
+"""Marks the outermost of the loops (block of outputs, run of groups if there are several, group of inputs,
+row, output, input of the group) that are to become tile instructions; then the block of these."""
 
 SIDE = 16
 """Rows of a tile, 32-bit sums in a row of it, and groups of inputs, four bytes each, in a row of it."""
@@ -40,7 +41,7 @@ def groups_at_once(groups: int) -> int:
 class Operand:
     """A buffer that a nest reads or writes, and which element of it belongs to a position in the nest.
 
-    A position is (group of inputs, row, output, input of the group).
+    A position is (run of groups, group of inputs in it, row, output, input of the group).
     """
 
     def __init__(
@@ -59,7 +60,8 @@ class Operand:
 
     def at(self, *position: int | tirx.Expr) -> list[tirx.Expr]:
         """Indices of the element of a position."""
-        place = [index(p) for p in (0, *position)]
+        own = position[-(len(self._loops) - 1) :]  # without runs there is no loop over them
+        place = [index(p) for p in (0, *own)]
         values = [substituted(v, self._loops, place) for v in self._values]
         found = [substituted(i, self._axes, values) for i in self._indices]
         return [self._analyzer.simplify(i) for i in found]
@@ -70,7 +72,7 @@ class Operand:
 
     def steps(self, *position: int) -> list[int]:
         """From the first element to that of a position, in each dimension. TypeError if it varies."""
-        pairs = zip(self.at(*position), self.at(0, 0, 0, 0), strict=True)
+        pairs = zip(self.at(*position), self.at(0, 0, 0, 0, 0), strict=True)
         return [int(self._analyzer.simplify(there - here)) for there, here in pairs]
 
     def distance(self, *position: int) -> int:
@@ -86,9 +88,11 @@ class Nest:
     """The product ``sums[row, output] = sum of activations[row, group, i] * weights[group, output, i]``.
 
     Attributes:
+        runs: stretches of groups of the activations, as a convolution has one for each row of its kernel.
         groups, rows, outputs, group: extents of its loops, the last of inputs of a group.
     """
 
+    runs: int
     groups: int
     rows: int
     outputs: int
@@ -114,9 +118,9 @@ class Nest:
         try:
             store = inside.block.body
             a, b = _load_in(store.value.b.a), _load_in(store.value.b.b)  # sum + a * b
-            groups, rows, outputs, group = (int(lo.extent) for lo in loops[1:])
+            *runs, groups, rows, outputs, group = (int(lo.extent) for lo in loops[1:])
             operands = (Operand(x, loops, inside, analyzer) for x in (store, a, b))
-            nest = cls(groups, rows, outputs, group, *operands)
+            nest = cls(prod(runs), groups, rows, outputs, group, *operands)
             suited = nest.suited()
         except (AttributeError, TypeError, ValueError):
             suited = False
@@ -132,26 +136,30 @@ class Nest:
         """True if everything lies as tiles need it, in the far corner of the nest too."""
         group, outputs = self.group, self.outputs
         last = (self.groups - 1, self.rows - 1, outputs - 1, group - 1)
-        row = self.activations.distance(0, 1, 0, 0)
+        row = self.activations.distance(0, 0, 1, 0, 0)
+        activations = last[0] * group + last[1] * row + last[3]
         weights = (last[0] * outputs + last[2]) * group + last[3]
         return (
             {self.rows, outputs} <= {SIDE, 2 * SIDE}
             and str(self.sums.buffer.dtype) in _DOT
-            and self.activations.distance(1, 0, 0, 0) == group
-            and self.activations.distance(*last) == last[0] * group + last[1] * row + last[3]
-            and self.weights.distance(1, 0, 0, 0) == outputs * group
-            and self.weights.distance(0, 0, 1, 0) == group
-            and self.weights.distance(*last) == weights
+            and self.activations.distance(0, 1, 0, 0, 0) == group
+            and self.weights.distance(0, 1, 0, 0, 0) == outputs * group
+            and self.weights.distance(0, 0, 0, 1, 0) == group
+            and all(
+                operand.distance(run, *last) == operand.distance(run, 0, 0, 0, 0) + distance
+                for operand, distance in ((self.activations, activations), (self.weights, weights))
+                for run in {0, self.runs - 1}
+            )
         )
 
     def tiles(self) -> s_tir.SBlockRealize:
         """The product as tile instructions."""
         sums, region = self._sums()
-        row = self.sums.steps(0, 1, 0, 0).index(1)
+        row = self.sums.steps(0, 0, 1, 0, 0).index(1)
         clear, store = [], []
         for h, v in product(range(self.rows // SIDE), range(self.outputs // SIDE)):
             clear.append(tile("llvm.x86.tilezero", 2 * h + v))
-            place = [index(i) for i in self.sums.steps(0, SIDE * h, SIDE * v, 0)]
+            place = [index(i) for i in self.sums.steps(0, 0, SIDE * h, SIDE * v, 0)]
             address = tirx.address_of(tirx.BufferLoad(sums, place))
             stride = sums.strides[row] * GROUP_BYTES
             store.append(tile("llvm.x86.tilestored64", 2 * h + v, address, stride))
@@ -170,23 +178,24 @@ class Nest:
         """The loop over the inputs: each tile of weights and activations is loaded once."""
         groups = groups_at_once(self.groups)
         dot = _DOT[str(self.sums.buffer.dtype)]
-        row_bytes = self.activations.distance(0, 1, 0, 0) * GROUP_BYTES // self.group
-        step = tirx.Var("step", "int64")
+        row_bytes = self.activations.distance(0, 0, 1, 0, 0) * GROUP_BYTES // self.group
+        run, step = tirx.Var("run", "int64"), tirx.Var("step", "int64")
         body = []
         for v in range(self.outputs // SIDE):
-            address = self.weights.address(step * groups, 0, SIDE * v, 0)
+            address = self.weights.address(run, step * groups, 0, SIDE * v, 0)
             body.append(load(WEIGHTS_IN + v, address, self.outputs * GROUP_BYTES))
         for h in range(self.rows // SIDE):
-            address = self.activations.address(step * groups, SIDE * h, 0, 0)
+            address = self.activations.address(run, step * groups, SIDE * h, 0, 0)
             body.append(load(ROWS_IN + h, address, row_bytes))
             for v in range(self.outputs // SIDE):
                 body.append(tile(dot, 2 * h + v, ROWS_IN + h, WEIGHTS_IN + v))
         count = index(self.groups // groups)
-        return tirx.For(step, index(0), count, tirx.ForKind.SERIAL, tirx.SeqStmt(body))
+        steps = tirx.For(step, index(0), count, tirx.ForKind.SERIAL, tirx.SeqStmt(body))
+        return tirx.For(run, index(0), index(self.runs), tirx.ForKind.SERIAL, steps)
 
     def _sums(self) -> tuple[tirx.Buffer, tirx.BufferRegion]:
         """The sums as a buffer of their own, and what it stands for, wherever that is put later."""
-        extents = [1 + s for s in self.sums.steps(0, self.rows - 1, self.outputs - 1, 0)]
+        extents = [1 + s for s in self.sums.steps(0, 0, self.rows - 1, self.outputs - 1, 0)]
         source = self.sums.buffer
         sums = tirx.decl_buffer(
             [index(e) for e in extents],
@@ -196,7 +205,7 @@ class Nest:
             scope=source.scope(),
             offset_factor=1,
         )
-        first = self.sums.at(0, 0, 0, 0)
+        first = self.sums.at(0, 0, 0, 0, 0)
         ranges = [
             tvm.ir.Range.from_min_extent(at, index(e)) for at, e in zip(first, extents, strict=True)
         ]

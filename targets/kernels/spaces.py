@@ -38,6 +38,7 @@ from targets.kernels import (
     tile,
     tile_amx,
     tile_conv,
+    tile_conv_amx,
     tile_depthwise,
     tile_fp16,
     tile_pattern,
@@ -114,13 +115,16 @@ def pattern_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
 
 
 def conv_int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
-    """All register tiles worth trying for an int8 convolution."""
+    """All register tiles worth trying for an int8 convolution, those of AMX first if it is dense."""
+    if space_name(func) == conv_int8.FAMILY_NAME:
+        yield from tile_conv_amx.conv_tiles_amx(func, target)
     for point in tile_conv.conv_tiles(func, target, int8=True):
         yield partial(tile_conv.tile_conv, target=target, tile=point, int8=True)
 
 
 def conv_bf16_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
-    """All register tiles worth trying for a bfloat16 convolution."""
+    """All register tiles worth trying for a bfloat16 convolution, those of AMX first."""
+    yield from tile_conv_amx.conv_tiles_amx(func, target)
     for point in tile_conv.conv_tiles(func, target):
         yield partial(tile_conv.tile_conv, target=target, tile=point, multiply=tile.multiply_bf16)
 

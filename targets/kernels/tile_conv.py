@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import gcd, prod
 from typing import TypeAlias
@@ -99,6 +99,7 @@ def tile_conv(
     tile: ConvTile,
     int8: bool = False,
     multiply: Multiply | None = None,
+    options: Sequence[int] = ROW_OPTIONS,
 ) -> None:
     """Schedule a fused convolution, dense or sparse; ``multiply`` is for products of other numbers.
 
@@ -114,7 +115,7 @@ def tile_conv(
     image, row, column, j = sch.get_loops(last)
     vector = gcd(extent(sch, j), nb)
     strip, row = sch.split(row, [count, None])
-    co, ci = sch.split(column, [None, decide(sch, ROW_OPTIONS, tile.columns)])
+    co, ci = sch.split(column, [None, decide(sch, options, tile.columns)])
     jo, ji = sch.split(j, [None, nb])
     around = [jo, row, co] if tile.rows_first else [row, co, jo]
     sch.reorder(image, strip, *around, ci, ji)
@@ -129,7 +130,8 @@ def tile_conv(
     for node in reversed(staged):
         bring(sch, node.block, ci)
         vectorize_last(sch, node.block, vector)
-    sch.unroll(ci)
+    if tile.columns <= max(ROW_OPTIONS):
+        sch.unroll(ci)
     vectorize_last(sch, last, vector)
 
     def place_strips() -> None:

@@ -13,10 +13,12 @@ import torch
 from codesign.bench import bench_bundle
 from codesign.bundle import open_bundle
 from codesign.cli import main
-from codesign.compile import Compiled, compile_model, in_int8
+from codesign.compile import Compiled, compile_model, in_half, in_int8
+from codesign.errors import UserError
 from codesign.prepare import prepare
 from codesign.runtime import Runtime
-from targets.target import KNOWN
+from passes.fp16 import Fp16
+from targets.target import KNOWN, host
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,39 @@ def test_int8_is_smaller_and_close(compiled: Compiled, model: Any) -> None:
     assert files[0]["bytes"] < 0.4 * files[1]["bytes"]
     assert 1e-5 < relative_error(int8, model) <= 0.05
     assert any("int8" in row.name for row in int8.kernels)
+
+
+@pytest.mark.parametrize(("flag", "most"), [("bf16", 0.03), ("fp16", 0.01)])
+def test_half_precision_halves_the_weights(
+    compiled: Compiled, model: Any, flag: str, most: float
+) -> None:
+    target = host()
+    there = target.has_fp16 if flag == "fp16" else target.has_bf16 or target.has_tiles
+    if not there:
+        pytest.skip(f"this machine has no {flag}")
+    path = compiled.bundle.path.with_name(flag)
+    half = compile_model(model, trials=1, output=path, **{flag: True})
+    files = [b.manifest["files"]["weights.safetensors"] for b in (half.bundle, compiled.bundle)]
+    assert files[0]["bytes"] < 0.6 * files[1]["bytes"]
+    assert 1e-5 < relative_error(half, model) <= most
+    assert any(f"linear_{flag}" in row.name for row in half.kernels)
+
+
+def test_half_precision_where_it_cannot_be_or_twice(model: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="fp16 is not offered on this target") as caught:
+        compile_model(model, target="znver4", output=tmp_path / "a", fp16=True)
+    assert "does not compute in float16" in caught.value.got
+    with pytest.raises(UserError, match="one format"):
+        compile_model(model, output=tmp_path / "b", int8=True, bf16=True)
+
+
+def test_half_precision_leaves_alone_what_it_cannot_say() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64))
+    with torch.no_grad():
+        net[2].weight[1, 1] = 1e5
+    prepared = prepare((net.eval(), (torch.randn(2, 64),)))
+    made = in_half(prepared, KNOWN["sapphirerapids"], Fp16(), None)
+    assert sum(w.dtype == np.float16 for w in made.weights.values()) == 1
 
 
 def test_few_values_are_smaller_and_no_slower_kind_of_kernel(

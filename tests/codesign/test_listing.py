@@ -20,9 +20,10 @@ def test_a_row_for_each_target() -> None:
     assert table.row_count == len(KNOWN) + 1
     told = dict(zip(table.columns[0].cells, table.columns[3].cells, strict=True))
     assert (told["znver4"], told["skylake-avx512"]) == ("yes", "no")
-    more = [list(table.columns[i].cells)[1:] for i in (4, 5)]
-    bf16, tiles = (dict(zip(KNOWN, column, strict=True)) for column in more)
+    more = [list(table.columns[i].cells)[1:] for i in (4, 5, 6)]
+    bf16, fp16, tiles = (dict(zip(KNOWN, column, strict=True)) for column in more)
     assert (bf16["znver4"], bf16["icelake-server"]) == ("yes", "no")
+    assert (fp16["sapphirerapids"], fp16["znver5"]) == ("yes", "no")
     assert (tiles["sapphirerapids"], tiles["znver5"]) == ("yes", "no")
 
 

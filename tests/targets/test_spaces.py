@@ -9,12 +9,15 @@ from tvm import s_tir, te, topi
 from targets.kernels.attention import attention
 from targets.kernels.attention_int8 import attention_int8
 from targets.kernels.conv import conv
+from targets.kernels.conv_bf16 import conv_bf16
 from targets.kernels.conv_depthwise import conv_depthwise
+from targets.kernels.conv_fp16 import conv_fp16
 from targets.kernels.conv_pattern import conv_pattern
 from targets.kernels.conv_sparse import conv_sparse
 from targets.kernels.epilogue import with_epilogue
 from targets.kernels.linear import dense
 from targets.kernels.linear_bf16 import dense_bf16
+from targets.kernels.linear_fp16 import dense_fp16
 from targets.kernels.linear_int8 import dense_int8
 from targets.kernels.linear_sparse import sparse
 from targets.kernels.linear_sparse_int8 import sparse_int8
@@ -36,6 +39,7 @@ def kernels(nb):
     return {
         "linear": with_epilogue(dense(lead, 24, 50, nb), bias=True, activation="gelu"),
         "linear_bf16": with_epilogue(dense_bf16(lead, 24, 50, nb), bias=True),
+        "linear_fp16": with_epilogue(dense_fp16(lead, 192, 50, nb), bias=True),
         "linear_int8": dense_int8(lead, 24, 50, nb),
         "linear_sparse": sparse(lead, 24, 50, nb, 6),
         "linear_sparse_int8": with_epilogue(sparse_int8(lead, 24, 50, nb, 3), residual=True),
@@ -43,6 +47,8 @@ def kernels(nb):
             weight_only(lead, 24, 6 * nb - 3, nb, Codes(4, 8, False)), bias=True
         ),
         "conv": with_epilogue(conv(2, WINDOW, 50, nb), bias=True, activation="silu"),
+        "conv_bf16": with_epilogue(conv_bf16(2, WINDOW, 50, nb), bias=True),
+        "conv_fp16": with_epilogue(conv_fp16(2, WINDOW, 50, nb), residual=True),
         "conv_depthwise": with_epilogue(conv_depthwise(2, WINDOW), bias=True, activation="relu"),
         "conv_pattern": with_epilogue(conv_pattern(2, WINDOW, 50, 7, 3, 4), bias=True),
         "conv_sparse": with_epilogue(conv_sparse(2, WINDOW, 50, nb, 7), residual=True),

@@ -19,6 +19,8 @@ def test_widths():
     assert "znver4" in with_vnni
     assert "alderlake" in with_vnni
     assert {name for name, target in KNOWN.items() if target.has_tiles} == {"sapphirerapids"}
+    with_fp16 = {name for name, target in KNOWN.items() if target.has_fp16}
+    assert with_fp16 == {"sapphirerapids"}
     with_bf16 = {name for name, target in KNOWN.items() if target.has_bf16}
     assert with_bf16 == {"znver4", "znver5", "sapphirerapids"}
     assert not with_vnni & {"x86-64-v2", "x86-64-v3", "x86-64-v4", "skylake-avx512"}

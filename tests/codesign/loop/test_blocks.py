@@ -17,6 +17,7 @@ from codesign.loop.blocks import (
 from passes.bf16 import Bf16
 from passes.codebook import Codebook
 from passes.formats import DENSE
+from passes.fp16 import Fp16
 from passes.int8 import Int8
 from passes.int8_static import Int8Static
 from passes.low_rank import LowRank
@@ -52,7 +53,7 @@ BLOCKS = [b for one in LAYERS for b in blocks_of(one)]
 block = st.just(TARGET.block)
 formats = (
     st.just(DENSE)
-    | st.just(Bf16())
+    | st.sampled_from([Bf16(), Fp16()])
     | st.builds(Int8, density=st.sampled_from([1.0, 0.75, 0.5, 0.25]), block=block)
     | st.builds(Int8Static, density=st.sampled_from([1.0, 0.5]), block=block)
     | st.builds(Sparse, density=st.sampled_from([0.75, 0.5, 0.25]), block=block)

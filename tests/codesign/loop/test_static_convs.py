@@ -1,4 +1,4 @@
-"""A network of convolutions in static int8: what is built computes what was simulated."""
+"""A network of convolutions in static int8 or in half precision: what is built computes what was simulated."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from codesign.loop.solver import solve_candidate
 from codesign.pipeline import compile_model
 from codesign.prepare import Prepared, prepare
 from codesign.simulate import Simulator
+from passes import bf16, fp16
 from passes.int8_static import choices
 from targets.target import Target, find
 
@@ -93,3 +94,25 @@ def test_the_error_told_is_that_of_the_built_network(prepared, samples, density)
     assert 0 < error < (1e-3 if density == 1 else 0.1)
     quantised = [v for b in lowered.main.body.blocks for v in b.bindings if "conv" in str(v.value)]
     assert len([v for v in quantised if "int8_static" in str(v.value)]) >= 3
+
+
+@pytest.mark.parametrize("kind", [bf16, fp16], ids=["bf16", "fp16"])
+def test_half_precision_of_the_built_network(prepared, samples, kind):
+    """All layers but the first, of 27 inputs; its outputs are off by as much as was told, or its sums."""
+    simulator = Simulator(prepared.model, prepared.sites, TARGET, samples)
+    target = find("sapphirerapids")
+    picked = [
+        Choice(site.name, kind.NAME)
+        for site in prepared.sites.linears
+        if kind.choices(site, target)[0]
+    ]
+    assert len(picked) == 5
+    solved, lowered, executable = built(prepared, Candidate(tuple(picked)), simulator, TARGET)
+    dense = outputs(*compile_model(prepared.model, TARGET), samples)
+    got = outputs(lowered, executable, samples)
+    error = np.square(got - dense).sum() / np.square(dense).sum()
+    if kind is bf16:
+        assert error == pytest.approx(solved.output_error, rel=0.05)
+    assert 0.9 * solved.output_error <= error < 3e-5
+    convolutions = str(lowered.mod.script()).count(f"call_tir(cls.fused_conv_{kind.NAME}")
+    assert convolutions >= 3
