@@ -25,7 +25,7 @@ def targets_dict() -> list[dict[str, Any]]:
             "mcpu": t.mcpu,
             "vector_bits": t.vector_bits,
             "block": t.block,
-            "int8_dot_product": t.has_vnni,
+            "int8_dot_product": bool(t.dot),
             "bf16_dot_product": t.has_bf16,
             "tiles": t.has_tiles,
             "features": sorted(t.features),
@@ -41,7 +41,7 @@ def targets_table() -> Table:
     for heading in ("name", "processor", "vector", "int8", "bf16", "tiles", "description"):
         table.add_column(heading)
     for name, t in _rows():
-        has = ("yes" if there else "no" for there in (t.has_vnni, t.has_bf16, t.has_tiles))
+        has = ("yes" if there else "no" for there in (t.dot, t.has_bf16, t.has_tiles))
         table.add_row(name, t.mcpu, f"{t.vector_bits} bit", *has, t.description)
     return table
 

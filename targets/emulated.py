@@ -83,7 +83,9 @@ def _runtime() -> list[str]:
     made = str(Path(_folder().name, "runtime.o"))
     folders = libinfo.find_include_path(), libinfo.find_dlpack_include_path()
     include = [f"-I{folder}" for folder in folders]
-    _call([COMPILER, "-c", "-O1", "-Wall", "-Wextra", "-Werror", *include, str(_PROGRAM), "-o", made])
+    _call(
+        [COMPILER, "-c", "-O1", "-Wall", "-Wextra", "-Werror", *include, str(_PROGRAM), "-o", made]
+    )
     return [made]
 
 

@@ -115,7 +115,9 @@ class Target:
         import tvm
 
         made = {"kind": self.kind, "mcpu": self.mcpu, "num-cores": self.threads}
-        if self.architecture == "aarch64":  # its processors are told apart by features, not by names
+        if (
+            self.architecture == "aarch64"
+        ):  # its processors are told apart by features, not by names
             features = [f"+{name}" for name in sorted(self.features)]
             made |= {"mtriple": "aarch64-linux-gnu", "mattr": features}
         return tvm.target.Target(made)

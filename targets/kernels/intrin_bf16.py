@@ -27,7 +27,8 @@ _FUNCTION = "codesign_dot2_{bits}"
 
 _CODE = """
 declare <{lanes} x float> @{name}(<{lanes} x float>, <{pairs} x bfloat>, <{pairs} x bfloat>)
-define <{lanes} x float> @{function}(<{lanes} x float> %c, <{lanes} x i32> %a, <{lanes} x i32> %b) alwaysinline nounwind {{
+define <{lanes} x float> @{function}(<{lanes} x float> %c, <{lanes} x i32> %a, <{lanes} x i32> %b)
+    alwaysinline nounwind {{
   %x = bitcast <{lanes} x i32> %a to <{pairs} x bfloat>
   %y = bitcast <{lanes} x i32> %b to <{pairs} x bfloat>
   %r = call <{lanes} x float> @{name}(<{lanes} x float> %c, <{pairs} x bfloat> %x, <{pairs} x bfloat> %y)
@@ -100,9 +101,7 @@ def _dot2_impl(lanes: int, products: Callable[..., tirx.Expr]) -> tirx.PrimFunc:
 def _dot2(lanes: int, sums: tirx.Expr, one: tirx.Expr, pairs: tirx.Expr) -> tirx.Expr:
     """The instruction, through the function in LLVM's language."""
     function = _FUNCTION.format(bits=32 * lanes)
-    return T.call_pure_extern(
-        f"float32x{lanes}", function, sums, T.broadcast(one, lanes), pairs
-    )
+    return T.call_pure_extern(f"float32x{lanes}", function, sums, T.broadcast(one, lanes), pairs)
 
 
 def _widen2(lanes: int, sums: tirx.Expr, one: tirx.Expr, pairs: tirx.Expr) -> tirx.Expr:

@@ -50,9 +50,7 @@ def test_two_threads_and_a_fused_epilogue(close):
     x, w, bias = (rng.standard_normal(s).astype(np.float32) for s in ((2, 11, 19), (35, 19), (35,)))
     func = with_epilogue(dense((2, 11), 19, 35, target.block), bias=True, activation="relu")
     empty = np.full((2, 11, 35), np.nan, np.float32)
-    *given, y = run_emulated(
-        made(func, target), [x, pack_dense(w, target.block), bias, empty]
-    )
+    *given, y = run_emulated(made(func, target), [x, pack_dense(w, target.block), bias, empty])
     close(y, np.maximum(x.astype(np.float64) @ w.T + bias, 0))
     np.testing.assert_array_equal(given[0], x)
 
