@@ -134,19 +134,26 @@ def _processor() -> Check:
     try:
         target = host()
     except TargetError as error:
-        return Check("processor", "fail", error.got, "use an x86-64 machine with SSE 4.2 or newer")
+        return Check(
+            "processor", "fail", error.got, "use x86-64 with SSE 4.2 or newer, or 64-bit ARM"
+        )
     found = f"{cpu.model}: target {target.name}, {target.vector_bits}-bit vectors"
-    if target.vector_bits < 256:
+    if target.architecture == "x86_64" and target.vector_bits < 256:
         return Check("processor", "warn", found, "kernels are made for AVX2 and AVX-512")
     return Check("processor", "ok", found)
 
 
 def _vnni() -> Check:
     target = host()
-    if target.has_vnni:
+    if target.dot:
         tiles = ", tiles of int8 and bfloat16 (AMX)" if target.has_tiles else ""
-        return Check("int8", "ok", f"int8 dot products (VNNI){tiles}")
-    return Check("int8", "warn", "no VNNI", "int8 gains little here: compare with float32 sparsity")
+        return Check("int8", "ok", f"int8 dot products ({target.dot.upper()}){tiles}")
+    return Check(
+        "int8",
+        "warn",
+        "no dot products of int8",
+        "int8 gains little here: compare with float32 sparsity",
+    )
 
 
 def _half() -> Check:

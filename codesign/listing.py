@@ -25,7 +25,7 @@ def targets_dict() -> list[dict[str, Any]]:
             "mcpu": t.mcpu,
             "vector_bits": t.vector_bits,
             "block": t.block,
-            "int8_dot_product": t.has_vnni,
+            "int8_dot_product": bool(t.dot),
             "bf16_dot_product": t.has_bf16,
             "fp16": t.has_fp16,
             "tiles": t.has_tiles,
@@ -42,7 +42,7 @@ def targets_table() -> Table:
     for heading in ("name", "processor", "vector", "int8", "bf16", "fp16", "tiles", "description"):
         table.add_column(heading)
     for name, t in _rows():
-        has = (t.has_vnni, t.has_bf16, t.has_fp16, t.has_tiles)
+        has = (bool(t.dot), t.has_bf16, t.has_fp16, t.has_tiles)
         words = ("yes" if there else "no" for there in has)
         table.add_row(name, t.mcpu, f"{t.vector_bits} bit", *words, t.description)
     return table

@@ -138,9 +138,9 @@ def choices(
 
 def lacks_dot_product(target: Target) -> str | None:
     """What a target lacks that int8 products gain from; None if it lacks nothing."""
-    if target.has_vnni:
+    if target.dot:
         return None
-    return f"{target.name} has no instruction for int8 dot products (VNNI)"
+    return f"{target.name} has no instruction for int8 dot products (VNNI; SDOT or USDOT on ARM)"
 
 
 def _needs_static(site: Linear) -> str | None:

@@ -27,7 +27,8 @@ _FUNCTION = "codesign_dot2_{bits}"
 
 _CODE = """
 declare <{lanes} x float> @{name}(<{lanes} x float>, <{pairs} x bfloat>, <{pairs} x bfloat>)
-define <{lanes} x float> @{function}(<{lanes} x float> %c, <{lanes} x i32> %a, <{lanes} x i32> %b) alwaysinline nounwind {{
+define <{lanes} x float> @{function}(<{lanes} x float> %c, <{lanes} x i32> %a, <{lanes} x i32> %b)
+    alwaysinline nounwind {{
   %x = bitcast <{lanes} x i32> %a to <{pairs} x bfloat>
   %y = bitcast <{lanes} x i32> %b to <{pairs} x bfloat>
   %r = call <{lanes} x float> @{name}(<{lanes} x float> %c, <{pairs} x bfloat> %x, <{pairs} x bfloat> %y)

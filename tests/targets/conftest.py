@@ -120,17 +120,17 @@ def call(kernel: Callable[..., None], func: tirx.PrimFunc, inputs: Sequence[Arra
 def run() -> Outputs:
     """``run(func, target, inputs, every=False)``: the outputs of each schedule of the space.
 
-    Of the first, the middle and the last schedule, or of all with ``every``; of the first and the last
-    where they are emulated.
+    Of the first, the middle and the last schedule, or of all with ``every``; emulated, of the first and
+    the last.
     """
 
     def outputs(
         func: tirx.PrimFunc, target: Target, inputs: Sequence[Array], every: bool = False
     ) -> Iterator[list[Array]]:
         found = schedules(func, target)
-        picked = {*range(len(found))} if every else {0, len(found) // 2, len(found) - 1}
-        if target.architecture == "aarch64":
-            picked &= {0, len(found) - 1}
+        picked = {*range(len(found))} if every else {0, len(found) - 1}
+        if target.architecture != "aarch64":
+            picked.add(len(found) // 2)
         for i in sorted(picked):
             yield call(build(found[i], target), func, inputs)
 

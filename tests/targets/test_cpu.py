@@ -28,7 +28,9 @@ def test_the_first_processor_in_the_spelling_of_llvm():
 
 
 def test_arm_calls_them_features():
-    assert parse_cpuinfo("processor : 0\nFeatures : fp asimd\n") == ("", "", {"fp", "asimd"})
+    text = "processor : 0\nFeatures : fp asimd asimdhp asimddp i8mm bf16\n"
+    found = {"fp", "neon", "fullfp16", "dotprod", "i8mm", "bf16"}
+    assert parse_cpuinfo(text) == ("", "", found)
 
 
 def test_nothing_told():

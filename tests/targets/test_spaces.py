@@ -64,7 +64,10 @@ FAMILIES = list(kernels(16))
 ROW_FAMILIES = ("quantize", "layer_norm", "softmax")
 
 
-TARGETS = ["x86-64-v2", "x86-64-v3", "x86-64-v4", "alderlake", "znver4", "sapphirerapids"]
+TARGETS = [
+    "x86-64-v2", "x86-64-v3", "x86-64-v4", "alderlake", "znver4", "sapphirerapids",
+    "aarch64", "aarch64-dotprod", "aarch64-i8mm",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -84,7 +87,7 @@ def test_every_family_has_its_space_on_every_target(caplog, family, name, thread
         assert parallel == [False, True] * (len(found) // 2)
     else:
         assert parallel == [threads > 1] * len(found)
-    assert all("T.vectorized" in s or "vpdpbusd" in s for s in scripts)
+    assert all("T.vectorized" in s or "vpdpbusd" in s or "dot.v4i32" in s for s in scripts)
 
 
 @pytest.mark.parametrize("name", ["znver4", "sapphirerapids"])
