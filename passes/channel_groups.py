@@ -7,12 +7,13 @@ pattern, each block of outputs has its own patterns, and groups of channels may 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from passes.errors import PassError
-from passes.formats import Pruned
+from passes.formats import Balanced, Pruned
 from passes.solve.obs import prune_inputs
 from passes.solve.patterns import natural_entries, natural_patterns, prune_patterns
 from targets.kernels.linear_int8 import GROUP
@@ -104,6 +105,10 @@ class PatternGroups:
         solved, mask = prune_patterns(weight, gram, wide, self.channels(columns), self.block)
         first = mask.reshape(len(mask), -1, self.group, self.taps)[:, :, 0]
         return solved, np.ascontiguousarray(first.reshape(len(mask), -1))
+
+
+Grouped: TypeAlias = Balanced | ChannelGroups | PatternGroups
+"""The structures of sparse int8 layers."""
 
 
 def by_groups(columns: int, taps: int) -> NDArray[np.intp]:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from tvm import relax, tirx
 
 from passes import int8, pattern, sparse
-from passes.channel_groups import ChannelGroups, PatternGroups, by_groups
+from passes.channel_groups import ChannelGroups, Grouped, PatternGroups, by_groups
 from passes.errors import PassError
-from passes.formats import Balanced, Parts, Place, Seen, Solved, Writer
+from passes.formats import Parts, Place, Seen, Solved, Writer
 from passes.int8 import Int8, Int8Config
 from passes.report import Refusal
 from passes.solve.gptq import codes_of, quantize_rows
@@ -78,7 +78,7 @@ class Int8Static(Int8):
         return super().setting | method | taps | symmetric | kernel
 
     @property
-    def structure(self) -> Balanced | ChannelGroups | PatternGroups | None:
+    def structure(self) -> Grouped | None:
         if self.kernel:
             rows, columns = self.kernel
             return PatternGroups((rows, columns), self.density, self.block)
@@ -105,7 +105,8 @@ class Int8Static(Int8):
         rows: NDArray[np.float32],
     ) -> float:
         """Squared error of the outputs over sampled rows of inputs."""
-        codes = Codes(parts["x_scale"], parts["x_zero"]).each(self.taps)
+        scale, zero = parts["x_scale"], parts["x_zero"]
+        codes = Codes(scale.astype(np.float32), zero.astype(np.int32)).each(self.taps)
         change = codes.of(rows) @ effective.T - rows @ weight.T
         return float(np.square(change, dtype=np.float64).sum())
 

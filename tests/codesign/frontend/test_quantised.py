@@ -40,8 +40,9 @@ def module(name: str) -> torch.nn.Module:
     from torch import nn
 
     torch.manual_seed(0)
-    if name == "encoder":
-        return nn.TransformerEncoderLayer(24, 3, 40, batch_first=True, dropout=0).eval()
+    if name == "encoder":  # in a chain, so that it gets no flag but its input
+        layer = nn.TransformerEncoderLayer(24, 3, 40, batch_first=True, dropout=0)
+        return nn.Sequential(layer).eval()
     if name == "mlp":
         return nn.Sequential(nn.Linear(10, 21), nn.ReLU(), nn.Linear(21, 6)).eval()
     features = [
