@@ -42,12 +42,12 @@ from codesign.simulate import Simulator
 from codesign.sweep import SOLVER
 from codesign.user_code import Arrays, calibration_samples
 from passes import int8, int8_attention, int8_static
-from passes.int8_static import Int8Static, Int8StaticConfig
+from passes.int8_static import BEST, RANGES, Int8Static, Int8StaticConfig
 from passes.sites import Sites
 from targets.target import Target, find
 
 CONFIG = Path("examples/minilm.toml")
-METHODS = ("minmax", "percentile 99.99", "mse")
+METHODS = (*RANGES, BEST)
 DENSE, DYNAMIC, STATIC = "fp32", "dynamic", "static"
 MARGIN = 0.005
 """Absolute loss of the metric within which two models are as good as each other: on 1,000 queries, less

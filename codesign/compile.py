@@ -35,6 +35,7 @@ from passes.int8 import Int8
 from passes.int8 import choices as int8_choices
 from passes.int8_attention import choices as int8_attention_choices
 from passes.int8_attention import quantize_attention
+from passes.integers import choices as integer_choices
 from passes.model import Model
 from passes.solve.codebook import cluster
 from passes.solve.gptq import quantize_rows
@@ -155,6 +156,7 @@ def compile_model(
         graph = in_half(prepared, described, Bf16(), lacks_bf16(described), graph)
     if fp16:
         graph = in_half(prepared, described, Fp16(), lacks_fp16(described), graph)
+    _tell_integers(graph, described, progress)
     with (
         Records(path.parent / "records.sqlite") as records,
         Rig(described, Protocol(threads=threads)) as rig,
@@ -166,6 +168,15 @@ def compile_model(
         return Compiled(
             built.bundle, prepared.imported.parity, latency, _rows(built, workshop), built.fusions
         )
+
+
+def _tell_integers(graph: Model, target: Target, progress: ProgressReporter) -> None:
+    """Say which layers of a model that came quantised run on its integers, and why others do not."""
+    layers, refusals = integer_choices(graph, target)
+    if layers:
+        progress.say(f"{len(layers)} layers run on the integers that the model came with")
+    for refusal in refusals:
+        progress.say(f"{refusal.site} computes in float32: {refusal.reason}")
 
 
 def _rows(built: Built, workshop: Workshop) -> tuple[KernelRow, ...]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from passes import sparse
-from passes.channel_groups import ChannelGroups
+from passes.channel_groups import Grouped
 from passes.errors import PassError
 from passes.formats import ROWS, Balanced, Format, Parts, Place, Seen, Solved, Writer
 from passes.report import Refusal
@@ -47,7 +47,7 @@ class Int8(Format):
         return {} if self.density >= 1 else {"density": self.density}
 
     @property
-    def structure(self) -> Balanced | ChannelGroups | None:
+    def structure(self) -> Grouped | None:
         return None if self.density >= 1 else Balanced(self.density, GROUP, self.block)
 
     def represent(

@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import relax, tirx
 
-from passes import int8, sparse
-from passes.channel_groups import ChannelGroups, by_groups
+from passes import int8, pattern, sparse
+from passes.channel_groups import ChannelGroups, Grouped, PatternGroups, by_groups
 from passes.errors import PassError
-from passes.formats import Balanced, Parts, Place, Seen, Solved, Writer
+from passes.formats import Parts, Place, Seen, Solved, Writer
 from passes.int8 import Int8, Int8Config
 from passes.report import Refusal
 from passes.solve.gptq import codes_of, quantize_rows
-from passes.solve.ranges import fitted
+from passes.solve.ranges import WORTH, Codes, fitted
 from passes.sparse import required_mask
 from targets.kernels.conv_int8 import conv_int8, pack_conv_int8
 from targets.kernels.conv_sparse_int8 import conv_sparse_int8, pack_conv_sparse_int8
@@ -43,27 +43,45 @@ METHOD = "minmax"
 lost on MiniLM whatever it did to the mean squared error of the inputs."""
 
 
+BEST = "best"
+"""The method of `RANGES` whose solved weight leaves the least error of the layer's outputs."""
+
+RANGES = ("minmax", "percentile 99.99", "mse")
+"""What ``best`` tries; one that clips must leave `WORTH` of the error of the first or less."""
+
+
 @dataclass(frozen=True)
 class Int8Static(Int8):
     """int8 weights per output channel, uint8 activations by the scales and zero points of the layer.
 
     Attributes:
-        method: how the range is chosen, see `passes.solve.ranges.fitted`.
+        method: how the range is chosen, see `passes.solve.ranges.fitted`; or ``best``.
         taps: positions of the kernel of a convolution, whose channels have a scale each.
+        symmetric: code 128 is the zero of every channel.
+        kernel: of patterns shared by four channels and ``block`` outputs, of which ``density`` is the
+            share of channels; () for none.
     """
 
     method: str = METHOD
     taps: int = 1
+    symmetric: bool = False
+    kernel: tuple[int, ...] = ()
 
     name: ClassVar[str] = NAME
 
     @property
     def setting(self) -> dict[str, Any]:
         method = {} if self.method == METHOD else {"method": self.method}
-        return super().setting | method | ({} if self.taps == 1 else {"taps": self.taps})
+        taps = {} if self.taps == 1 else {"taps": self.taps}
+        symmetric = {"symmetric": True} if self.symmetric else {}
+        kernel = {"kernel": list(self.kernel)} if self.kernel else {}
+        return super().setting | method | taps | symmetric | kernel
 
     @property
-    def structure(self) -> Balanced | ChannelGroups | None:
+    def structure(self) -> Grouped | None:
+        if self.kernel:
+            rows, columns = self.kernel
+            return PatternGroups((rows, columns), self.density, self.block)
         if self.density >= 1 or self.taps == 1:
             return super().structure
         return ChannelGroups(self.density, self.taps, self.block)
@@ -71,7 +89,36 @@ class Int8Static(Int8):
     def represent(
         self, weight: NDArray[np.float32], mask: NDArray[np.bool_] | None, gram: Gram
     ) -> tuple[NDArray[np.float32], Parts]:
-        codes = fitted(gram.values, weight, self.method, self.taps)
+        methods = RANGES if self.method == BEST else (self.method,)
+        found = [self._by(method, weight, mask, gram) for method in methods]
+        if len(found) == 1:
+            return found[0]
+        errors = [self._error(weight, *way, gram.values.rows) for way in found]
+        errors[0] *= WORTH
+        return found[int(np.argmin(errors))]
+
+    def _error(
+        self,
+        weight: NDArray[np.float32],
+        effective: NDArray[np.float32],
+        parts: Parts,
+        rows: NDArray[np.float32],
+    ) -> float:
+        """Squared error of the outputs over sampled rows of inputs."""
+        scale, zero = parts["x_scale"], parts["x_zero"]
+        codes = Codes(scale.astype(np.float32), zero.astype(np.int32)).each(self.taps)
+        change = codes.of(rows) @ effective.T - rows @ weight.T
+        return float(np.square(change, dtype=np.float64).sum())
+
+    def _by(
+        self,
+        method: str,
+        weight: NDArray[np.float32],
+        mask: NDArray[np.bool_] | None,
+        gram: Gram,
+    ) -> tuple[NDArray[np.float32], Parts]:
+        """``represent`` with the range that one method chooses."""
+        codes = fitted(gram.values, weight, method, self.taps, self.symmetric)
         step = np.repeat(codes.scale.astype(np.float64), self.taps)
         order = np.arange(len(step)) if mask is None else by_groups(len(step), self.taps)
         # a step of an input is worth its scale times the weight, which is what has a grid
@@ -113,6 +160,8 @@ class Int8Static(Int8):
 
     def __str__(self) -> str:
         text = "int8 static" if self.density >= 1 else f"int8 static density {self.density:g}"
+        text += " in patterns" if self.kernel else ""
+        text += " symmetric" if self.symmetric else ""
         return text if self.method == METHOD else f"{text} {self.method}"
 
 
@@ -224,17 +273,23 @@ class Int8StaticConfig:
 
     Attributes:
         methods: ways to choose the range, each of them an offer.
+        symmetric: offer symmetric codes in place of those with zero points.
+        patterns: shares of the channels kept by offers with patterns, of convolutions.
         int8: the densities and the limits of int8.
     """
 
     methods: tuple[str, ...] = (METHOD,)
+    symmetric: bool = False
+    patterns: tuple[float, ...] = ()
     int8: Int8Config = field(default_factory=Int8Config)
 
 
 def form(setting: Mapping[str, Any], target: Target) -> Int8Static:
     """The format that a setting stands for."""
     density, method = float(setting.get("density", 1.0)), str(setting.get("method", METHOD))
-    return Int8Static(density, target.block, method, int(setting.get("taps", 1)))
+    kernel = tuple(int(n) for n in setting.get("kernel", ()))
+    symmetric, taps = bool(setting.get("symmetric", False)), int(setting.get("taps", 1))
+    return Int8Static(density, target.block, method, taps, symmetric, kernel)
 
 
 def choices(
@@ -247,12 +302,31 @@ def choices(
     offers: list[Int8Static] = []
     refusals: list[Refusal] = []
     for density in sorted(config.int8.densities, reverse=True):
-        found = [Int8Static(density, target.block, m, site.taps) for m in config.methods]
+        found = [
+            Int8Static(density, target.block, m, site.taps, config.symmetric)
+            for m in config.methods
+        ]
         if (reason := _too_sparse(site, found[0], config.int8)) is None:
             offers += found
         else:
             refusals.append(Refusal(site.name, f"{NAME} {density:g}", reason))
+    if config.patterns and (reason := _no_patterns(site, target)) is not None:
+        return offers, [*refusals, Refusal(site.name, f"{NAME} in patterns", reason)]
+    window = site.window
+    offers += [
+        Int8Static(share, target.block, method, site.taps, config.symmetric, window.kernel)
+        for share in sorted(config.patterns, reverse=True)
+        for method in config.methods
+        if window is not None
+    ]
     return offers, refusals
+
+
+def _no_patterns(site: Linear, target: Target) -> str | None:
+    """Why no patterns are offered; None if they are."""
+    if site.window is None or site.window.channels % GROUP == 0:
+        return pattern.refused(site, target)
+    return f"{site.window.channels} channels are no whole groups of {GROUP}, which share a pattern"
 
 
 def _too_sparse(site: Linear, form: Int8Static, config: Int8Config) -> str | None:

@@ -155,11 +155,26 @@ class _IntegerEdit:
             kernel = graph.kernel(quantize_static(shape), QUANTIZE_STATIC)
             args = [graph.new(value.args[0]), *weights]
             return relax.call_tir(kernel, args, relax.TensorType(shape, "uint8"))
-        if op_of(value) == "relax.dequantize" and self.codes.raised(value.args[0]):
-            step, zero = self.codes.numbers(value) or (1.0, 0)
-            numbers = relax.const(step, "float32"), relax.const(zero + SIGNED, "uint8")
-            return relax.op.dequantize(graph.new(value.args[0]), *numbers, -1, "float32")
-        return None
+        self._close_to(graph, value)
+        return self._numbers(graph, value) if op_of(value) == "relax.dequantize" else None
+
+    def _close_to(self, graph: Rewriting, reader: relax.Expr) -> None:
+        """Read codes as numbers right before ``reader``, by itself: in memory they stay codes.
+
+        A residual sum takes them into the epilogue of the layer whose result it adds, behind it.
+        """
+        for var in relax.analysis.free_vars(reader):
+            numbers = graph.call(var, "dequantize")
+            if numbers is not None and numbers.args[0] in self.codes.made:
+                graph.put(var, graph.emit(self._numbers(graph, numbers), var.name))
+
+    def _numbers(self, graph: Rewriting, call: relax.Call) -> relax.Expr:
+        """``dequantize`` in the new graph, where codes may be higher."""
+        if not self.codes.raised(call.args[0]):
+            return graph.new(call)
+        step, zero = self.codes.numbers(call) or (1.0, 0)
+        numbers = relax.const(step, "float32"), relax.const(zero + SIGNED, "uint8")
+        return relax.op.dequantize(graph.new(call.args[0]), *numbers, -1, "float32")
 
     def _static(
         self, graph: Rewriting, layer: Static, weights: Sequence[relax.Var], value: relax.Expr

@@ -147,7 +147,7 @@ def choices(
 ) -> tuple[list[Pattern], list[Refusal]]:
     """Formats offered for a site, those that keep most first, and what is refused."""
     config = config or PatternConfig()
-    if (reason := _refused(site, target, config)) is not None:
+    if (reason := refused(site, target, config)) is not None:
         return [], [Refusal(site.name, NAME, reason)]
     assert site.window is not None
     single = config.single and site.window.strides == (1, 1)
@@ -164,8 +164,9 @@ def choices(
     return offers, []
 
 
-def _refused(site: Linear, target: Target, config: PatternConfig) -> str | None:
-    """Why patterns are not offered for a layer; None if they are."""
+def refused(site: Linear, target: Target, config: PatternConfig | None = None) -> str | None:
+    """Why patterns are not offered for a layer, of float32 or of codes; None if they are."""
+    config = config or PatternConfig()
     if site.window is None:
         return "only kernels of several entries have patterns: it is no convolution, or a 1x1 one"
     if min(site.window.kernel) < 3:

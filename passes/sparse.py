@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import relax
 
-from passes.channel_groups import ChannelGroups
+from passes.channel_groups import Grouped
 from passes.errors import PassError
 from passes.formats import Balanced, Format, Parts, Place, Solved, Structure, Writer
 from passes.report import Refusal
@@ -110,7 +110,7 @@ def choices(
     return offers, refusals
 
 
-def refused(site: Linear, structure: Balanced | ChannelGroups, config: SparseConfig) -> str | None:
+def refused(site: Linear, structure: Grouped, config: SparseConfig) -> str | None:
     """Why a sparse structure is not offered for a layer; None if it is."""
     n, k = site.out_features, site.in_features
     kept = structure.kept(k) * structure.group

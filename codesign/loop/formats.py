@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from codesign.candidate import Candidate
@@ -41,6 +42,8 @@ SPARSE_CONV = SparseConfig(densities=(0.5, 0.25, 0.125))
 PATTERN = PatternConfig(shares=(1.0, 1 / CONNECTIVITY), parts=(1, 4))
 """Each pattern offer costs the solver more than all others together."""
 CODEBOOK = CodebookConfig(values=(256, 64, 16))
+STATIC_PATTERNS = (1.0,)
+"""Shares of the channels that int8 convolutions with patterns keep."""
 
 PARSERS = (
     codebook, bf16, fp16, int8, int8_static, sparse, pattern, low_rank, tucker, weight_only,
@@ -53,11 +56,14 @@ def formats_for(
 ) -> tuple[list[Format], list[Refusal]]:
     """Formats of one layer, float32 and dense first, and what is refused."""
     conv, sparsely = linear.window is not None, sparse.NAME in enabled
+    static = STATIC if sparsely else DENSE_STATIC
+    if conv and pattern.NAME in enabled:
+        static = replace(static, patterns=STATIC_PATTERNS)
     offers: list[tuple[str, Choices, Any]] = [
         (bf16.NAME, bf16.choices, None),
         (fp16.NAME, fp16.choices, None),
         (int8.NAME, int8.choices, INT8 if sparsely else DENSE_INT8),
-        (int8_static.NAME, int8_static.choices, STATIC if sparsely else DENSE_STATIC),
+        (int8_static.NAME, int8_static.choices, static),
         (sparse.NAME, sparse.choices, SPARSE_CONV if conv else SPARSE),
         (sparse.NAME, n_m.choices, None),
         (codebook.NAME, codebook.choices, CODEBOOK),

@@ -27,6 +27,9 @@ from targets.kernels.quantize_static import LAST_CODE
 
 Rows = NDArray[np.float32]
 
+MIDDLE = 128
+"""The zero of symmetric codes."""
+
 SMALLEST_SPREAD = 1e-30
 """Of inputs that are all zero: nothing is divided by zero."""
 
@@ -75,7 +78,13 @@ class Codes:
         return Codes(np.repeat(self.scale, times), np.repeat(self.zero, times))
 
 
-def fitted(values: Values, weight: NDArray[np.floating], method: str, taps: int = 1) -> Codes:
+def fitted(
+    values: Values,
+    weight: NDArray[np.floating],
+    method: str,
+    taps: int = 1,
+    symmetric: bool = False,
+) -> Codes:
     """The codes [C] for the channels of a layer's inputs.
 
     Args:
@@ -85,6 +94,8 @@ def fitted(values: Values, weight: NDArray[np.floating], method: str, taps: int 
             percent of the values are inside (99.9, 99.99). ``mse``: the least error of the outputs,
             as far as it can be told without rounding the weights.
         taps: inputs of a channel, adjacent.
+        symmetric: code 128 is the zero of every channel, and as many steps lie below it as above.
+            Half the codes are lost where no value is negative; kernels gain nothing by it here.
 
     Raises:
         PassError: no calibration rows, or another method.
@@ -93,8 +104,12 @@ def fitted(values: Values, weight: NDArray[np.floating], method: str, taps: int 
         raise PassError("a range without calibration data", next="add calibration rows to the Gram")
     low = values.low.reshape(-1, taps).min(axis=1).astype(np.float64)
     high = values.high.reshape(-1, taps).max(axis=1).astype(np.float64)
+    if symmetric:
+        high = np.maximum(-low, high) * (LAST_CODE / (LAST_CODE - 1))  # 127 steps above 128
+        low = -high
     spread = np.maximum(high - low, SMALLEST_SPREAD)
-    zero = np.rint(LAST_CODE * -low / spread).astype(np.int32)
+    zero = np.full(len(low), MIDDLE) if symmetric else np.rint(LAST_CODE * -low / spread)
+    zero = zero.astype(np.int32)
     spread = np.maximum(spread / spread.max(), SHALLOWEST) * spread.max()
     judge = _Judge(values.rows, np.asarray(weight, np.float32))
     best, least = None, np.inf

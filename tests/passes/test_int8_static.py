@@ -12,13 +12,14 @@ from codesign.kernels import kernels
 from passes.errors import PassError
 from passes.format_linear import format_linear, format_linears
 from passes.formats import Solved
-from passes.int8_static import Int8Static, Int8StaticConfig, choices, form
+from passes.int8_static import BEST, RANGES, Int8Static, Int8StaticConfig, choices, form
 from passes.lower import lower
 from passes.rewrite import bindings_of
 from passes.seen import PAD, QUANTIZE_STATIC
 from passes.sites import Linear
+from passes.solve.gptq import quantize_rows
 from passes.solve.gram import Gram
-from passes.solve.ranges import Codes
+from passes.solve.ranges import WORTH, Codes
 from passes.solve.site import Affine, solve_linear
 from targets.target import find
 
@@ -157,3 +158,65 @@ def test_errors(sketch):
     off = replace(solved, weight=solved.weight * 1.001)
     with pytest.raises(PassError, match="not on its int8 grid"):
         format_linear(model, site_of(model, "fc"), off, TARGET)
+
+
+@pytest.mark.parametrize("outlier", ["inputs", "weights"])
+def test_a_channel_a_hundred_times_larger_costs_little(outlier):
+    """Each channel's scale divides its inputs and multiplies its weights: the factor is balanced."""
+    x, weight = rng.standard_normal((400, 48)), rng.standard_normal((40, 48)) / 7
+    x[:, 5] *= 100
+    if outlier == "inputs":  # the weights make up for it, as where a norm's gain is large
+        weight[:, 5] /= 100
+    solved = solve_linear(Affine(weight), Gram(48).add(x), Int8Static(1.0, TARGET.block))
+    seen = solved.seen
+    own = Codes(np.array(seen.scale, np.float32), np.array(seen.zero, np.int32))
+    spread = x.max() - x.min()
+    zero = np.full(48, np.rint(-x.min() / spread * 255), np.int32)
+    one = Codes(np.full(48, spread / 255, np.float32), zero)
+
+    def lost(codes, effective):
+        wanted = x @ weight.T
+        got = codes.of(x.astype(np.float32)).astype(np.float64) @ effective.T
+        return np.square(got - wanted).sum() / np.square(wanted).sum()
+
+    plain = quantize_rows(weight, x.T @ x)[0]
+    assert lost(own, solved.weight) < 5e-4
+    if outlier == "inputs":
+        assert lost(own, solved.weight) < 0.02 * lost(one, plain)
+    assert lost(own, solved.weight) <= lost(one, plain)
+
+
+def test_symmetric_codes_have_one_zero_and_cost_what_signs_waste():
+    x, weight = np.maximum(rng.standard_normal((300, 24)), 0), rng.standard_normal((40, 24))
+    gram = Gram(24).add(x)
+    plain, symmetric = (
+        solve_linear(Affine(weight), gram, Int8Static(1.0, TARGET.block, symmetric=s))
+        for s in (False, True)
+    )
+    assert set(plain.seen.zero) == {0}
+    assert set(symmetric.seen.zero) == {128}
+    np.testing.assert_allclose(symmetric.seen.scale, x.max(0) / 127, rtol=1e-5)
+    ratio = np.array(symmetric.seen.scale) / plain.seen.scale
+    np.testing.assert_allclose(ratio, 255 / 127, rtol=1e-5)
+    site = Linear("fc", "fc.w", None, 128, 384, 1536)
+    (offer, *_), _ = choices(site, VNNI, Int8StaticConfig(symmetric=True))
+    assert offer.setting == {"symmetric": True}
+    assert form(offer.setting, VNNI) == offer
+
+
+def test_the_best_range_is_that_of_the_least_error_of_the_outputs():
+    """Values that are rare and large, in inputs that matter little: clipping them pays."""
+    weight = rng.standard_normal((40, 24))
+    tail = rng.standard_normal((600, 24))
+    tail[3] *= 60
+    errors, chosen = {}, {}
+    for name, x in (("tail", tail), ("even", rng.uniform(-1, 1, (600, 24)))):
+        gram = Gram(24).add(x)
+        for method in (*RANGES, BEST):
+            given = Int8Static(1.0, TARGET.block, method)
+            effective, parts = given.represent(weight.astype(np.float32), None, gram)
+            chosen[name, method] = parts["x_scale"]
+            errors[name, method] = given._error(weight, effective, parts, gram.values.rows)
+        assert errors[name, BEST] <= min(errors[name, m] for m in RANGES) / WORTH
+    np.testing.assert_array_equal(chosen["even", BEST], chosen["even", "minmax"])
+    assert str(Int8Static(1.0, 32, BEST)) == "int8 static best"

@@ -16,6 +16,7 @@ from codesign.simulate.site_rows import windows
 from passes.channel_groups import ChannelGroups, by_groups
 from passes.errors import PassError
 from passes.format_linear import format_linear, format_linears
+from passes.int8 import Int8Config
 from passes.int8_static import Int8Static, Int8StaticConfig, choices, form
 from passes.lower import lower
 from passes.sites import Linear
@@ -75,14 +76,19 @@ def reference(x, solved, window):
     """The convolution in float64 on the image as its codes say it."""
     seen = solved.seen
     codes = Codes(np.array(seen.scale, np.float32), np.array(seen.zero, np.int32))
-    image = codes.of(x).astype(np.float64).transpose(0, 3, 1, 2)
+    weight = solved.weight.reshape(-1, window.channels, *window.kernel)
+    return convolved(codes.of(x), weight, window) + solved.bias
+
+
+def convolved(x, weight, window):
+    image = torch.from_numpy(x.astype(np.float64).transpose(0, 3, 1, 2))
     top, left, bottom, right = window.padding
-    padded = torch.nn.functional.pad(torch.from_numpy(image), (left, right, top, bottom))
-    weight = solved.weight.reshape(-1, window.channels, *window.kernel).astype(np.float64)
+    padded = torch.nn.functional.pad(image, (left, right, top, bottom))
+    weight = weight.astype(np.float64)
     y = torch.nn.functional.conv2d(
         padded, torch.from_numpy(weight), stride=window.strides, dilation=window.dilation
     )
-    return y.numpy().transpose(0, 2, 3, 1) + solved.bias
+    return y.numpy().transpose(0, 2, 3, 1)
 
 
 def run(model, x):
@@ -139,6 +145,49 @@ def test_sparsity_takes_four_channels_at_one_position():
     assert np.square(rows @ solved.T - target).sum() < np.square(rows @ cut.T - target).sum()
     with pytest.raises(PassError, match="no whole groups"):
         by_groups(6 * 9, 9)
+
+
+def test_patterns_shared_by_four_channels(sketch):
+    window, n = Window(7, 9, 16, (3, 3), padding=(1, 1, 1, 1)), 40
+    w, x = weights_of("fc", n, window), images(40, window)
+    given = Int8Static(0.5, HOST.block, taps=9, kernel=(3, 3))
+    solved = solve(w, "fc", window, x, given)
+    shown = (solved.weight.reshape(n, 4, 4, 9) != 0).any(axis=2)  # [n, four channels, position]
+    mask = solved.mask.reshape(-1, 4, 9)
+    assert mask.shape == given.structure.empty(n, 144).reshape(-1, 4, 9).shape
+    assert set(mask.sum(axis=2).ravel()) == {0, 4}
+    assert ((mask.sum(axis=2) == 4).sum(axis=1) == 2).all()
+    assert mask[mask.any(axis=2)][:, 4].all(), "the centre is in every pattern"
+    for o, row in enumerate(shown):
+        assert not (row & ~mask[o // HOST.block]).any()
+    model = sketch((2, 7, 9, 16), w, lambda s: [conv_on(s, s.x, "fc", window)])
+    written, _ = format_linear(model, site_of("fc", n, window), solved, HOST)
+    close(run(written, x[:2])[0], reference(x[:2], solved, window))
+    assert "conv_sparse_int8_static" in str(kernels(lower(written, HOST))[-1].name)
+    config = Int8StaticConfig(patterns=(1.0, 0.5), int8=Int8Config(densities=(1.0,)))
+    wide = Window(14, 14, 64, (3, 3), padding=(1, 1, 1, 1))
+    offers, refusals = choices(site_of("fc", 64, wide), VNNI, config)
+    assert [(o.density, o.kernel) for o in offers] == [(1, ()), (1, (3, 3)), (0.5, (3, 3))]
+    assert not refusals
+    assert all(form(o.setting, VNNI) == o for o in offers)
+    assert len({str(o) for o in offers}) == 3
+    for channels, reason in ((62, "no whole groups of 4"), (12, "too few")):
+        _, refusals = choices(site_of("fc", 64, wide.with_channels(channels)), VNNI, config)
+        assert reason in refusals[-1].reason
+
+
+def test_a_channel_a_hundred_times_larger_costs_little():
+    """Channels share the factor with their weights, as in cross-layer equalisation."""
+    window, n = Window(7, 9, 8, (3, 3), padding=(1, 1, 1, 1)), 40
+    w = weights_of("fc", n, window)
+    x = rng.standard_normal((40, 7, 9, 8)).astype(np.float32)
+    x[..., 5] *= 100
+    w["fc.w"][:, 5] /= 100
+    solved = solve(w, "fc", window, x, Int8Static(1.0, HOST.block, taps=9))
+    wanted = convolved(x, w["fc.w"], window) + w["fc.b"]
+    got = reference(x, solved, window)
+    assert np.square(got - wanted).sum() < 5e-4 * np.square(wanted).sum()
+    assert max(solved.seen.scale) > 50 * min(solved.seen.scale)
 
 
 def test_between_two_convolutions_only_codes_are_in_memory(sketch):

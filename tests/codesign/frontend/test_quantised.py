@@ -20,7 +20,9 @@ from tvm import relax
 from codesign.frontend import load
 from codesign.frontend.onnx_import import from_onnx_file
 from codesign.frontend.parity import compare, run_plain
-from codesign.pipeline import compile_model
+from codesign.kernels import kernels
+from codesign.pipeline import canonical, compile_model
+from passes.integers import use_integers
 from passes.model import Model
 from passes.normalize import normalize
 from targets.target import find
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.generic]
 SHAPES = {"cnn": (2, 3, 13, 11), "mlp": (3, 10)}
+ALL_SHAPES = {**SHAPES, "encoder": (2, 7, 24)}
 
 
 def module(name: str) -> torch.nn.Module:
@@ -37,6 +40,9 @@ def module(name: str) -> torch.nn.Module:
     from torch import nn
 
     torch.manual_seed(0)
+    if name == "encoder":  # in a chain, so that it gets no flag but its input
+        layer = nn.TransformerEncoderLayer(24, 3, 40, batch_first=True, dropout=0)
+        return nn.Sequential(layer).eval()
     if name == "mlp":
         return nn.Sequential(nn.Linear(10, 21), nn.ReLU(), nn.Linear(21, 6)).eval()
     features = [
@@ -47,17 +53,35 @@ def module(name: str) -> torch.nn.Module:
 
 
 @pytest.fixture(scope="module")
-def quantised(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The path of a network, quantised by ONNX Runtime: weights per output, activations per tensor."""
+def export() -> Callable[[Path, str], Path]:
+    """Writes a float network into a folder: its path."""
     import torch
+
+    def write(folder: Path, name: str) -> Path:
+        path = folder / f"{name}_float.onnx"
+        example = (torch.zeros(ALL_SHAPES[name]),)
+        names = {"input_names": ["x"], "output_names": ["y"]}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(module(name), example, str(path), dynamo=False, **names)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def quantise(export: Callable[[Path, str], Path]) -> Callable[[Path, str, bool], Path]:
+    """Writes a network, quantised by ONNX Runtime, into a folder.
+
+    Weights per output and activations per tensor, uint8 for the CNN and int8 for others; if symmetric,
+    one scale for a weight, and int8 activations without zero points.
+    """
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
         QuantType,
         quantize_static,
     )
-
-    folder = tmp_path_factory.mktemp("quantised")
 
     class Samples(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self, shape: tuple[int, ...]) -> None:
@@ -66,29 +90,38 @@ def quantised(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
         def get_next(self) -> dict[str, Array] | None:
             return {"x": self._left.pop().astype(np.float32)} if self._left else None
 
-    def make(name: str) -> Path:
-        path, plain = folder / f"{name}.onnx", folder / f"{name}_float.onnx"
-        if path.exists():
-            return path
-        example = (torch.zeros(SHAPES[name]),)
-        names = {"input_names": ["x"], "output_names": ["y"]}
+    def make(folder: Path, name: str, symmetric: bool = False) -> Path:
+        path = folder / f"{name}.onnx"
+        unsigned = name == "cnn" and not symmetric
         logging.disable(logging.WARNING)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(module(name), example, str(plain), dynamo=False, **names)
-            quantize_static(
-                plain,
-                path,
-                Samples(SHAPES[name]),
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=QuantType.QUInt8 if name == "cnn" else QuantType.QInt8,
-                weight_type=QuantType.QInt8,
-            )
+        quantize_static(
+            export(folder, name),
+            path,
+            Samples(ALL_SHAPES[name]),
+            quant_format=QuantFormat.QDQ,
+            per_channel=not symmetric,
+            activation_type=QuantType.QUInt8 if unsigned else QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={"ActivationSymmetric": symmetric},
+        )
         logging.disable(logging.NOTSET)
         return path
 
     return make
+
+
+@pytest.fixture(scope="module")
+def quantised(
+    tmp_path_factory: pytest.TempPathFactory, quantise: Callable[[Path, str], Path]
+) -> Callable[[str], Path]:
+    """The path of a network, quantised by ONNX Runtime: weights per output, activations per tensor."""
+    folder = tmp_path_factory.mktemp("quantised")
+
+    def path(name: str) -> Path:
+        done = folder / f"{name}.onnx"
+        return done if done.exists() else quantise(folder, name)
+
+    return path
 
 
 def calls(model: Model, name: str) -> list[relax.Call]:
@@ -150,6 +183,65 @@ def test_import_canonical_form_and_kernels_compute_what_onnx_runtime_does(
     for got in (run_plain(model, {"x": x}), [t.numpy() for t in machine["main"](*tensors)]):
         assert compare(got, expected, 1e-5, "ONNX Runtime").holds
     assert len(np.unique(expected[0])) > 4, "an output of a few codes proves little"
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "encoder"])
+def test_static_models_run_on_their_integers(
+    tmp_path: Path, quantise: Callable, name: str, symmetric: bool
+) -> None:
+    """Asymmetric uint8 with a scale an output, or symmetric int8 with one scale a weight."""
+    foreign = from_onnx_file(quantise(tmp_path, name, symmetric), {})
+    model, target = canonical(foreign.model), find("host", 1)
+    layers = {"mlp": 2, "cnn": 3, "encoder": 4}[name]
+    _, report = use_integers(model, target)
+    if not target.has_vnni:
+        assert len(report.refusals) >= layers
+        return
+    assert [c.detail for c in report.rewrites] == ["static int8"] * layers
+    assert [r.reason for r in report.refusals] == {
+        "cnn": ["a convolution in 2 groups has no integer kernel"]
+    }.get(name, [])
+    lowered, executable = compile_model(model, target)
+    names = [k.name for k in kernels(lowered)]
+    assert sum("int8_static" in n for n in names) >= layers - 1  # equal kernels are one
+    assert not [n for n in names if n.startswith("linear") and "int8" not in n]
+    quantised_inside = [n for n in names if "int8_static" in n and "quantize_static" in n]
+    assert quantised_inside, "codes are made by the kernel that makes the numbers"
+    x = np.random.default_rng(7).standard_normal(ALL_SHAPES[name]).astype(np.float32)
+    tensors = [tvm.runtime.tensor(a) for a in (x, *lowered.weights.values())]
+    (got,) = (t.numpy() for t in relax.VirtualMachine(executable, tvm.cpu())["main"](*tensors))
+    (expected,) = foreign.reference({"x": x})
+    values = np.unique(expected)
+    assert len(values) > 4
+    step = np.diff(values).min()  # of the outputs
+    assert np.abs(got - expected).max() < 1.01 * step
+    assert (np.abs(got - expected) > 0.01 * step).mean() < 0.05
+
+
+@pytest.mark.parametrize("name", ["mlp", "encoder"])
+def test_dynamically_quantised_models_run_on_their_integers(
+    tmp_path: Path, export: Callable, name: str
+) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    path = tmp_path / "dynamic.onnx"
+    quantize_dynamic(export(tmp_path, name), path, weight_type=QuantType.QInt8)
+    foreign = from_onnx_file(path, {})
+    model, target = canonical(foreign.model), find("host", 1)
+    _, report = use_integers(model, target)
+    if not target.has_vnni:
+        assert not report.modified
+        return
+    assert [c.detail for c in report.rewrites] == ["dynamic int8"] * {"mlp": 2, "encoder": 4}[name]
+    lowered, executable = compile_model(model, target)
+    products = [k.name for k in kernels(lowered) if k.name.startswith("linear")]
+    assert products
+    assert all(n.startswith("linear_int8_multiply") for n in products)
+    x = np.random.default_rng(7).standard_normal(ALL_SHAPES[name]).astype(np.float32)
+    tensors = [tvm.runtime.tensor(a) for a in (x, *lowered.weights.values())]
+    got = [t.numpy() for t in relax.VirtualMachine(executable, tvm.cpu())["main"](*tensors)]
+    assert compare(got, foreign.reference({"x": x}), 1e-2, "ONNX Runtime").holds
 
 
 def test_a_matrix_stored_inputs_first_is_turned_as_codes(sketch_of_codes: Callable) -> None:
