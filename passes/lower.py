@@ -85,6 +85,11 @@ def use_packed_kernels(model: Model, target: Target) -> Model:
     return rewrite(model, weights, edit, name="lower linear layers and convolutions")
 
 
+def dense_name(lowered: str) -> str:
+    """The weight that a lowered graph's weight is made of; the name itself if it is none of ours."""
+    return lowered.removesuffix(PACKED).removesuffix(DEPTHWISE)
+
+
 def lowered_weights(
     names: Iterable[str], weights: Mapping[str, NDArray[np.generic]], target: Target
 ) -> dict[str, NDArray[np.generic]]:
@@ -97,9 +102,9 @@ def _lowered_weight(
 ) -> NDArray[np.generic]:
     if name in weights:
         return weights[name]
+    dense_weight = weights[dense_name(name)].astype(np.float32, copy=False)
     if name.endswith(DEPTHWISE):
-        return pack_depthwise(weights[name.removesuffix(DEPTHWISE)].astype(np.float32, copy=False))
-    dense_weight = weights[name.removesuffix(PACKED)].astype(np.float32, copy=False)
+        return pack_depthwise(dense_weight)
     if dense_weight.ndim == 4:
         return packed_conv(dense_weight, target)
     return pack_dense(dense_weight, target.block)

@@ -16,7 +16,7 @@ from codesign.simulate.stages import Stage, staged
 from codesign.simulate.stream import LEADER, SIZE, Environment, Variant
 from passes.errors import PassError
 from passes.formats import EXACT
-from passes.lower import PACKED
+from passes.lower import dense_name
 from passes.model import Model
 from passes.sites import Sites
 from targets.target import Target
@@ -95,7 +95,7 @@ class SegmentPrograms:
         mine = dict(zip(shared, own, strict=True))
         bound = []
         for lowered in self._programs.weights(program):
-            source = lowered if lowered in mine else lowered.removesuffix(PACKED)
+            source = lowered if lowered in mine else dense_name(lowered)
             weight = variant.weights.get(mine[source])
             key = (index, lowered)
             if weight is not None:
