@@ -102,6 +102,11 @@ def use_packed_kernels(model: Model, target: Target) -> Model:
     return rewrite(model, weights, edit, name="lower linear layers and convolutions")
 
 
+def dense_name(lowered: str) -> str:
+    """The weight that a lowered graph's weight is made of; the name itself if it is none of ours."""
+    return lowered.removesuffix(PACKED).removesuffix(DEPTHWISE)
+
+
 def lowered_weights(
     names: Iterable[str], weights: Mapping[str, NDArray[np.generic]], target: Target
 ) -> dict[str, NDArray[np.generic]]:
@@ -119,9 +124,9 @@ def _lowered_weight(
 ) -> NDArray[np.generic]:
     if name in weights:
         return weights[name]
-    if name.endswith(DEPTHWISE):
-        return pack_depthwise(weights[dense_name(name)].astype(np.float32, copy=False))
     dense_weight = weights[dense_name(name)].astype(np.float32, copy=False)
+    if name.endswith(DEPTHWISE):
+        return pack_depthwise(dense_weight)
     if dense_weight.ndim == 4:
         return packed_conv(dense_weight, target)
     return pack_dense(dense_weight, target.block)
