@@ -53,7 +53,7 @@ def propose(
 
     Plans come from the corrected frontier, spread over log latency, expected loss and, where it is
     asked for, log size, away from what is measured. Fewer than ``k`` come back when the frontier holds
-    no more. Where no plan is as small as asked for, only the smallest one is proposed.
+    no more. Where no plan worth building is as small as asked for, only the smallest is proposed.
 
     Args:
         tables: corrected and vetoed.
@@ -83,7 +83,8 @@ def _frontier(tables: Tables, correction: Correction, limits: Limits, bins: int)
     if limits.max_size is None:
         return plans
     most = limits.max_size
-    return [p for p in plans if p.size <= most] or [min(plans, key=lambda p: p.size)]
+    worth = [p for p in plans if _useful(p, correction, limits)] or plans
+    return [p for p in worth if p.size <= most] or [min(worth, key=lambda p: p.size)]
 
 
 def _new(tables: Tables, plans: Sequence[Plan], done: set[str]) -> list[Plan]:

@@ -200,6 +200,16 @@ def test_where_nothing_is_small_enough_the_smallest_is_proposed_once():
     assert propose(trade(), NAIVE, [only.picks], 4, limits=limits) == []
 
 
+def test_the_smallest_is_one_that_is_worth_building():
+    """What is smallest of all loses everything."""
+    wreck = option("l.g", "wreck", 1e-4, 0.9, 0.0)
+    some = option("l.g", "some", 1e-3, 0.1, 2e6)
+    dense = option("l.g", "", 1e-3, 0.0, 4e6)
+    problem = Tables((Layer("l", (Group("l.g", (dense, some, wreck)),)),), 1e-4, base_size=1e6)
+    (only,) = propose(problem, NAIVE, [(0,)], 4, limits=Limits(sized=True, max_size=1.5e6))
+    assert only.picks == (1,)
+
+
 def test_proposals_spread_over_size_too():
     found = propose(trade(), NAIVE, [(0,) * 8], 8, limits=Limits(sized=True))
     assert max(p.size for p in found) > 2 * min(p.size for p in found)
