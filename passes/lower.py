@@ -114,11 +114,6 @@ def lowered_weights(
     return {name: _lowered_weight(name, weights, target) for name in names}
 
 
-def dense_name(lowered: str) -> str:
-    """The name of the dense weight of which ``lower`` makes a packed one."""
-    return lowered.removesuffix(PACKED).removesuffix(DEPTHWISE)
-
-
 def _lowered_weight(
     name: str, weights: Mapping[str, NDArray[np.generic]], target: Target
 ) -> NDArray[np.generic]:

@@ -65,8 +65,10 @@ def select(
     """
     left, chosen = list(judged), list[Judged]()
     while left and len(chosen) < most:
+        sizes = [j.built.bundle.size_bytes if sized else 0 for j in left]
         points = [
-            (j.latency.ratio, j.evaluation.quality[metric], j.built.bundle.size_bytes) for j in left
+            (j.latency.ratio, j.evaluation.quality[metric], size)
+            for j, size in zip(left, sizes, strict=True)
         ]
         best = frontier(points, sized)
         if not best:  # what is left has no finite latency or quality

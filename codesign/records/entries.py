@@ -98,12 +98,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class SensitivityKey:
-    """What some choices, alone in an otherwise dense model, do to its outputs.
+    """What some choices, alone in an otherwise dense model, do to its outputs, or to its size.
 
     Attributes:
         model: hash of the uncompressed model, weights included.
         choices: usually one.
-        dataset: tag of the calibration data.
+        dataset: tag of the calibration data, or of how weights are stored where it is of size.
         solver: version of the compression solvers.
     """
 

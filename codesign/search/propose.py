@@ -53,7 +53,7 @@ def propose(
 
     Plans come from the corrected frontier, spread over log latency, expected loss and, where it is
     asked for, log size, away from what is measured. Fewer than ``k`` come back when the frontier holds
-    no more. Where no plan is as small as asked for, only the smallest one is proposed.
+    no more. Where no plan worth building is as small as asked for, only the smallest is proposed.
 
     Args:
         tables: corrected and vetoed.
@@ -110,8 +110,9 @@ def _frontier(
     ]
     if limits.max_size is not None:
         most = limits.max_size
-        small = [p for p in plans if p[1].size <= most]
-        plans = small or [min(plans, key=lambda p: p[1].size)]
+        worth = [p for p in plans if _useful(p[1], correction, limits)] or plans
+        small = [p for p in worth if p[1].size <= most]
+        plans = small or [min(worth, key=lambda p: p[1].size)]
     costs = [(p.seconds, p.error, p.size if limits.sized else 0.0) for _, p in plans]
     return [plans[i] for i in front_of(costs)]
 

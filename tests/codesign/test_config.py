@@ -29,6 +29,7 @@ def test_the_example_of_the_docstring_is_valid(tmp_path):
     config = load_config(write(tmp_path, textwrap.dedent(example)))
     assert config.goal.max_loss == 0.01
     assert config.budget.measurements == 40
+    assert (config.goal.max_size_mb, config.goal.size) == (20.0, True)
     assert config.dims == {"batch": 1, "sequence": 128}
     assert config.output == str(tmp_path / "runs/minilm")
 
@@ -36,6 +37,18 @@ def test_the_example_of_the_docstring_is_valid(tmp_path):
 def test_what_is_left_out_has_a_value(tmp_path):
     config = load_config(write(tmp_path))
     assert (config.threads, config.passes, config.budget.minutes) == (1, PASSES, None)
+    assert not config.goal.sized
+
+
+def test_codebooks_are_used_where_a_goal_asks_for_size(tmp_path):
+    config = load_config(write(tmp_path))
+    assert config.used_passes == tuple(p for p in PASSES if p != "codebook")
+    for goal in ({"size": True}, {"max_size_mb": 3.0}):
+        changed = override(config, **goal)
+        assert changed.goal.sized
+        assert changed.used_passes == PASSES
+    assert override(config, size=True, passes=("ffn",)).used_passes == ("ffn",)
+    assert not override(override(config, size=True), size=False).goal.sized
 
 
 def test_paths_are_relative_to_the_file(tmp_path):
@@ -62,6 +75,10 @@ def test_tables_are_a_fixed_point(tmp_path):
         ('metric = "mrr"', 'metric = "mrr"\nmax_loss = 2', "max_loss", "0 to 1"),
         ('metric = "mrr"', 'metric = "mrr"\nmax_loss = nan', "max_loss", "finite"),
         ('metric = "mrr"', 'metric = "mrr"\nmax_latency_ms = true', "max_latency_ms", "number"),
+        ('metric = "mrr"', 'metric = "mrr"\nmax_size_mb = 0', "max_size_mb", "more than 0"),
+        ('metric = "mrr"', 'metric = "mrr"\nmax_size_mb = "9"', "max_size_mb", "number"),
+        ('metric = "mrr"', 'metric = "mrr"\nsize = 3', "goal.size", "true or false"),
+        ('metric = "mrr"', 'metric = "mrr"\nmax_size = 3', "max_size", "'max_size_mb'"),
         ('target = "host"', 'target = "host"\nthreads = 0', "threads", "more than 0"),
         ('target = "host"', 'target = "host"\nthreads = 1.5', "threads", "whole number"),
         ('target = "host"', 'target = "host"\npasses = ["fnn"]', "fnn", "'ffn'"),

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -25,9 +26,23 @@ def test_round_trip(tmp_path):
     assert Frontier.read(FRONTIER.write(tmp_path / "frontier.json")) == FRONTIER
 
 
+def test_a_frontier_of_three_objectives_says_so(tmp_path):
+    three = replace(FRONTIER, objectives=("latency", "quality", "size"))
+    path = three.write(tmp_path / "frontier.json")
+    assert Frontier.read(path) == three
+    assert Frontier.read(path).sized
+    data = json.loads(path.read_text())
+    del data["objectives"]  # as older versions wrote it
+    path.write_text(json.dumps(data))
+    assert Frontier.read(path) == FRONTIER
+    assert not FRONTIER.sized
+
+
 def test_the_fixed_names(tmp_path):
     data = json.loads(FRONTIER.write(tmp_path / "frontier.json").read_text())
-    assert set(data) == {"model", "target", "threads", "protocol", "baselines", "points"}
+    fixed = {"model", "target", "threads", "protocol", "baselines", "points", "objectives"}
+    assert set(data) == fixed
+    assert data["objectives"] == ["latency", "quality"]
     assert data["baselines"] == [{"name": "dense", "latency_ms": 15.0, "quality": {"mrr": 0.541}}]
     assert data["points"] == [
         {
@@ -53,6 +68,7 @@ def test_the_fixed_names(tmp_path):
         (lambda d: d["points"][0]["quality"].update(mrr=None), "quality.mrr"),
         (lambda d: d["points"][0]["choices"][0].pop("pass"), "'pass'"),
         (lambda d: d.update(points={}), "points"),
+        (lambda d: d.update(objectives=["latency", "smell"]), "objectives"),
     ],
 )
 def test_a_wrong_file_is_a_clear_error(tmp_path, break_it, named):

@@ -23,7 +23,7 @@ from codesign.errors import UserError
 from codesign.frontier import Frontier
 from codesign.history import run_counts
 from codesign.loop.outcome import SweepResult
-from codesign.pareto import dominates
+from codesign.pareto import dominates, front_of
 from codesign.progress import Silent
 from codesign.runtime import Predictor
 from codesign.user_code import load_function
@@ -200,6 +200,56 @@ def test_the_same_call_again_measures_no_candidate(
     assert {p.choices for p in again.frontier.points} | {p.choices for p in again.data.others} == {
         p.choices for p in (*swept.frontier.points, *swept.data.others)
     }
+
+
+# size as an objective ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sized(sweep: Callable[..., SweepResult]) -> SweepResult:
+    return sweep("sized", size=True, measurements=3, passes=("ffn", "codebook"))
+
+
+def test_where_size_is_asked_for_codebooks_are_on_the_frontier(sized: SweepResult) -> None:
+    assert sized.frontier.objectives == ("latency", "quality", "size")
+    points = sized.frontier.points
+    named = [p for p in points if any(c.pass_name == "codebook" for c in p.choices)]
+    assert named
+    (dense,) = [p for p in (*points, *sized.data.others) if not p.choices]
+    assert all(p.size_bytes < dense.size_bytes for p in named)
+    costs = [(p.latency_ms, -p.quality["cosine"], p.size_bytes) for p in points]
+    assert len(front_of(costs)) == len(costs)
+    assert any(note.startswith("smallest within") for note in sized.data.notes)
+    assert "size of the bundle" in (sized.folder / "report.html").read_text()
+
+
+def test_codebook_bundles_are_as_large_and_as_good_as_they_are_said_to_be(
+    sized: SweepResult, quality: Quality
+) -> None:
+    for point in sized.frontier.points:
+        folder = sized.folder / point.bundle
+        assert sum(file.stat().st_size for file in folder.iterdir()) == point.size_bytes
+        with Predictor(open_bundle(folder)) as predictor:
+            assert quality(predictor.run)["cosine"] == pytest.approx(point.quality["cosine"])
+
+
+def test_sizes_are_predicted_before_they_are_built(sized: SweepResult) -> None:
+    rows = sized.data.predictions
+    assert len(rows) == 3
+    for row in rows:
+        assert row.predicted_bytes == pytest.approx(row.measured_bytes, rel=0.1)
+
+
+def test_a_limit_that_nothing_meets_is_told_with_the_smallest(
+    sized: SweepResult, sweep: Callable[..., SweepResult]
+) -> None:
+    result = sweep("tight", max_size_mb=0.001, measurements=3, passes=("ffn", "codebook"))
+    sizes = [p.size_bytes for p in result.frontier.points]
+    (dense,) = [p for p in (*result.frontier.points, *result.data.others) if not p.choices]
+    smallest = min(sizes)
+    assert smallest < 0.8 * dense.size_bytes
+    (note,) = [n for n in result.data.notes if n.startswith("no point takes at most 0.001 MB")]
+    assert note.endswith(f"the smallest takes {smallest / 1e6:.3g} MB")
 
 
 def test_a_model_without_weights_is_refused(folder: Path, quality: Quality) -> None:

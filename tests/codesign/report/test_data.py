@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -53,3 +54,14 @@ def test_a_png_that_cannot_be_written(data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write frontier\.png"):
         plot(data, tmp_path / "file" / "frontier.png")
+
+
+def test_sizes_are_saved_and_colour_the_picture(data, tmp_path):
+    objectives = ("latency", "quality", "size")
+    rows = tuple(replace(p, predicted_bytes=3.0, measured_bytes=4) for p in data.predictions)
+    frontier = replace(data.frontier, objectives=objectives)
+    sized = replace(data, frontier=frontier, predictions=rows)
+    written = write(sized, tmp_path)
+    assert ReportData.load(tmp_path) == sized
+    plain = plot(data, tmp_path / "plain.png").read_bytes()
+    assert written["png"].read_bytes() != plain

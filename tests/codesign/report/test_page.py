@@ -144,3 +144,58 @@ def test_a_point_without_the_metric_is_in_the_table_only(data):
     assert sum("data-row" in a for _, a in page.tags) == 10
     marks = [a["data-point"] for _, a in page.tags if "data-point" in a]
     assert marks == [str(i) for i in range(1, 10)]
+
+
+# three objectives --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sized(data):
+    """The run as if size had been asked for, with a small point behind the fast ones."""
+    first = data.frontier.points[3]
+    small = replace(first, name="small", latency_ms=14.0, latency_interval_ms=(13.9, 14.1),
+                    size_bytes=2_000_000)  # fmt: skip
+    points = tuple(sorted((*data.frontier.points, small), key=lambda p: p.latency_ms))
+    objectives = ("latency", "quality", "size")
+    frontier = replace(data.frontier, points=points, objectives=objectives)
+    rows = tuple(
+        replace(p, predicted_bytes=1.1e6, measured_bytes=1_000_000) for p in data.predictions
+    )
+    options = (replace(data.options[0], size_bytes=23_456.0), data.options[1])
+    goal = {**data.goal, "size": True, "max_size_mb": 40.0}
+    return replace(data, frontier=frontier, predictions=rows, options=options, goal=goal)
+
+
+def test_size_has_a_plot_of_its_own_beside_the_main_one(data, sized):
+    page = Page(render(sized))
+    marks = [a for _, a in page.tags if "data-point" in a]
+    assert [a["data-point"] for a in marks] == [str(i) for i in range(11)] * 2
+    main, second = marks[:11], marks[11:]
+    aside = [a["data-tip"].splitlines()[0] for a in main if "aside" in a["class"]]
+    assert [name.split(":")[0] for name in aside] == ["small"]
+    assert all(a["data-tip"].splitlines()[-1].endswith(" MB") for a in second)
+    assert "size of the bundle, MB" in page.text
+    assert "size of the bundle, MB" not in Page(render(data)).text
+    assert "http://" not in render(sized)
+
+
+def test_places_in_the_plot_of_sizes_are_those_of_the_numbers(sized):
+    second = render(sized).split('aria-label="mrr over size')[1].split("</svg>")[0]
+    dots = [float(x) for x in re.findall(r'<circle cx="([\d.]+)" cy="[\d.]+" r="6"', second)]
+    by_size = sorted(range(11), key=lambda i: sized.frontier.points[i].size_bytes)
+    assert [dots[i] for i in by_size] == sorted(dots)
+    assert len(set(dots)) == 11
+
+
+def test_predicted_sizes_stand_beside_measured_ones(sized):
+    text = Page(render(sized)).text
+    assert "median error of size10.0 %" in text
+    assert "1.10 MB1.00 MB+10.0 %" in text
+    assert "23.5 kB" in text
+
+
+def test_the_curves_are_the_fronts_of_two_objectives(sized):
+    names = [p.name for p in sized.fastest_for_quality()]
+    assert "small" not in names
+    assert len(names) == 10
+    assert next(p.name for p in sized.best_for_size()) == "small"
