@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from codesign.candidate import WHOLE
 from codesign.loop.bases import Bases
+from codesign.loop.channel_store import ChannelStore
 from codesign.loop.channels import NAME, SHARES, ChannelPruner, prunable
 from codesign.loop.costs import KernelBook
 from codesign.loop.tabling import Tabled, Tabler
@@ -49,8 +50,14 @@ class FurtherBases:
         self.refusals += refusals
         if groups:
             self.shares = list(SHARES)
+            store = ChannelStore(
+                workshop.folder.parent / "channels",
+                self.tabler.model,
+                self.tabler.solver_version,
+                workshop.target.block,
+            )
             self._pruner = ChannelPruner(
-                base, groups, self.refusals, workshop.target, workshop.progress
+                base, groups, self.refusals, workshop.target, workshop.progress, store
             )
 
     def next(self) -> Tabled | None:
