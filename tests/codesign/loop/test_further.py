@@ -106,8 +106,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Any:
         base: Any = Base("dense", None, None, ())  # type: ignore[arg-type]
         first: Any = First(base, Space(Counter({"dense": 1})))
         tabler: Any = Tables(Shop(), **settings)
-        monkeypatch.setattr(further, "SHARES", tuple(shares))
-        return FurtherBases(Bases([base]), tabler, first, deadline)
+        return FurtherBases(Bases([base]), tabler, first, deadline, list(shares))
 
     return made
 
@@ -157,10 +156,32 @@ def test_without_time_no_base_is_begun_again(make: Any) -> None:
     assert len(found.bases.found) == 1
 
 
+def test_what_its_turn_did_not_come_of_is_told(make: Any) -> None:
+    found = make((0.7, 0.45))
+    assert [r.op for r in found.refused] == ["channels 0.7", "channels 0.45"]
+    assert found.next() == "channels 0.7"
+    (late,) = found.refused
+    assert late.op == "channels 0.45"
+    assert "before its turn" in late.reason
+    found.next()
+    assert not found.refused
+
+
+def test_a_model_without_such_groups_is_refused_once(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    why = Refusal("model", "channels", "no group of channels")
+    monkeypatch.setattr(further, "prunable", lambda *_: ((), [why]))
+    found = make((0.7, 0.45))
+    assert found.next() is None
+    assert found.next() is None
+    assert found.refused == [why]
+
+
 def test_nothing_is_looked_for_where_the_pass_is_off(make: Any) -> None:
     found = make((0.7,), enabled=("ffn",))
     assert found.next() is None
-    assert not found.refusals
+    assert not found.refused
 
 
 def test_kernels_that_would_take_too_long_are_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
