@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from codesign.candidate import WHOLE, Choice
 from codesign.loop.bases import Base
+from codesign.loop.channel_store import ChannelStore, Solution
 from codesign.loop.layer_solver import effective, merged
 from codesign.progress import ProgressReporter
 from codesign.simulate import Variant
@@ -42,7 +43,7 @@ NAME = "channels"
 SHARES = (0.7, 0.45)
 """Shares of the multiply-adds that are tried: each costs kernels to tune and a pass of the solver."""
 
-Array = NDArray[np.generic]
+Weights = dict[str, NDArray[np.float32]]
 
 
 def prunable(
@@ -99,6 +100,7 @@ class ChannelPruner:
         groups: as ``prunable`` gives them; ``refusals`` what it refuses and what cannot be solved.
         target: widths are multiples of its steps.
         progress: one step for each group and each layer.
+        store: what was solved earlier; None if nothing is kept.
     """
 
     base: Base
@@ -106,6 +108,7 @@ class ChannelPruner:
     refusals: list[Refusal]
     target: Target
     progress: ProgressReporter
+    store: ChannelStore | None = None
 
     def narrowed(self, share: float) -> Base:
         """The base with ``share`` of the multiply-adds.
@@ -113,6 +116,26 @@ class ChannelPruner:
         Raises:
             PassError: the share cannot be had with the groups that can be solved.
         """
+        solved = self.store.find(share) if self.store is not None else None
+        if solved is None:
+            solved = self._solved(share)
+            if self.store is not None:
+                self.store.add(share, solved)
+        keep = {
+            group: solved.keep[group.name] for group in self.groups if group.name in solved.keep
+        }
+        model = prune_channels(self.base.model, keep, solved.weights)[0]
+        setting = {"share": share, "widths": {g.name: len(units) for g, units in keep.items()}}
+        return replace(
+            self.base,
+            model=model,
+            sites=find_sites(model),
+            choices=(Choice(WHOLE, NAME, setting),),
+            error=solved.error,
+            origin=self.base,
+        )
+
+    def _solved(self, share: float) -> Solution:
         widths = ranked_widths(self.base.model, self._importance, share, self.target)
         widths = {group: width for group, width in widths.items() if width < group.size}
         self.progress.start(f"{NAME} {share:g}: which stay", len(widths))
@@ -121,16 +144,7 @@ class ChannelPruner:
             (keep[group],) = choose_channels(self.base.model, group, self._grams(group), [width])
             self.progress.step(f"{width} of {group.size} {group.name}")
         weights, error = self._refitted(keep)
-        model = prune_channels(self.base.model, keep, weights)[0]
-        setting = {"share": share, "widths": {g.name: w for g, w in widths.items()}}
-        return replace(
-            self.base,
-            model=model,
-            sites=find_sites(model),
-            choices=(Choice(WHOLE, NAME, setting),),
-            error=error,
-            origin=self.base,
-        )
+        return Solution({group.name: units for group, units in keep.items()}, weights, error)
 
     @cached_property
     def _importance(self) -> dict[ChannelGroup, Importance]:
@@ -159,11 +173,11 @@ class ChannelPruner:
             found[site.weight] = solver.gram(stream, name, Variant())
         return found
 
-    def _refitted(self, keep: Mapping[ChannelGroup, Positions]) -> tuple[dict[str, Array], float]:
+    def _refitted(self, keep: Mapping[ChannelGroup, Positions]) -> tuple[Weights, float]:
         """Effective weights in the dense shapes, columns of removed channels zero, and the output error."""
         simulator, solver = self.base.simulator, self.base.solver
         gone = _removed_inputs(keep)
-        weights: dict[str, Array] = {}
+        weights: Weights = {}
         stream = simulator.dense_stream(simulator.segments[0].name)
         self.progress.start(f"{NAME}: refit", len(simulator.segments))
         for segment in simulator.segments:
@@ -176,7 +190,7 @@ class ChannelPruner:
                 layer, _ = on_kept_inputs(solver.affine(site), gram, kept)
                 solved = Solved(DENSE, layer.weight.astype(np.float32), layer.bias)
                 change = merged(change, effective(site, solved, None, kept))
-            weights |= change.weights
+            weights |= {name: w.astype(np.float32) for name, w in change.weights.items()}
             stream = simulator.advance(stream, change)
             self.progress.step(segment.name)
         return weights, simulator.output_error(stream)

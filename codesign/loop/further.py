@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from codesign.candidate import WHOLE
 from codesign.loop.bases import Bases
+from codesign.loop.channel_store import ChannelStore
 from codesign.loop.channels import NAME, SHARES, ChannelPruner, prunable
 from codesign.loop.costs import KernelBook
 from codesign.loop.tabling import Tabled, Tabler
@@ -36,31 +37,31 @@ class FurtherBases:
     tabler: Tabler
     first: Tabled
     deadline: float
-    shares: list[float] = field(default_factory=list)
+    shares: list[float] = field(default_factory=lambda: list(SHARES))
     refusals: list[Refusal] = field(default_factory=list)
     vetoes: list[tuple[str, str]] = field(default_factory=list)
     _pruner: ChannelPruner | None = None
 
     def __post_init__(self) -> None:
         if NAME not in self.tabler.enabled:
-            return
-        base, workshop = self.first.base, self.tabler.workshop
-        groups, refusals = prunable(base.model, base.sites, workshop.target)
-        self.refusals += refusals
-        if groups:
-            self.shares = list(SHARES)
-            self._pruner = ChannelPruner(
-                base, groups, self.refusals, workshop.target, workshop.progress
-            )
+            self.shares.clear()
+
+    @property
+    def refused(self) -> list[Refusal]:
+        """The refusals, with what its turn did not come of."""
+        late = "the budget ended before its turn came"
+        return [*self.refusals, *(Refusal(WHOLE, f"{NAME} {s:g}", late) for s in self.shares)]
 
     def next(self) -> Tabled | None:
         """The next base, tabled; None if there is none, or no time for one."""
+        if self.shares and self._pruner is None:
+            self._pruner = self._begun()
         while self.shares:
-            share, began = self.shares[0], time.monotonic()
-            ends = began + (self.deadline - began) / (len(self.shares) + 1)
+            share, now = self.shares[0], time.monotonic()
+            ends = now + (self.deadline - now) / (len(self.shares) + 1)
             try:
                 with self.tabler.workshop.until(ends):
-                    tabled = self._tabled(share)
+                    tabled = self._tabled(self._pruner, share) if self._pruner else None
             except OutOfTimeError as error:
                 # what comes after it would take as long
                 self.refusals += [Refusal(WHOLE, f"{NAME} {s:g}", str(error)) for s in self.shares]
@@ -71,11 +72,26 @@ class FurtherBases:
                 return tabled
         return None
 
-    def _tabled(self, share: float) -> Tabled | None:
+    def _begun(self) -> ChannelPruner | None:
+        """What prunes; None if there is nothing to prune. Looked for here, since it takes a while."""
+        base, workshop = self.first.base, self.tabler.workshop
+        groups, refusals = prunable(base.model, base.sites, workshop.target)
+        self.refusals += refusals
+        if not groups:
+            self.shares.clear()
+            return None
+        store = ChannelStore(
+            workshop.folder.parent / "channels",
+            self.tabler.model,
+            self.tabler.solver_version,
+            workshop.target.block,
+        )
+        return ChannelPruner(base, groups, self.refusals, workshop.target, workshop.progress, store)
+
+    def _tabled(self, pruner: ChannelPruner, share: float) -> Tabled | None:
         """A base with everything measured; None if it is refused or vetoed."""
-        assert self._pruner is not None
         try:
-            base = self._pruner.narrowed(share)
+            base = pruner.narrowed(share)
         except PassError as error:
             reason = str(error).splitlines()[0]
             self.refusals.append(Refusal(WHOLE, f"{NAME} {share:g}", reason))

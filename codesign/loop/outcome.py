@@ -108,7 +108,7 @@ def write_outcome(
         ),
         refusals=tuple(
             Refusal(r.op, r.site, r.reason)
-            for r in (*further.first.space.refusals, *further.refusals)
+            for r in (*further.first.space.refusals, *further.refused)
         ),
         vetoes=(*(Veto(WHOLE, *veto) for veto in further.vetoes), *_vetoes(rounds)),
         changes=tuple(

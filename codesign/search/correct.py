@@ -121,13 +121,13 @@ def _factors(
     group_prior: float = 0.4,
     noise: float = 0.1,
 ) -> list[dict[tuple[str, str], float]]:
-    """Least squares for log factor = all + family + group + own on the logarithm of the output error.
+    """Least squares for log factor = all + family + group + own on the log of the output error.
 
     A few candidates cannot tell tens of factors apart, so each is built from a share common to
-    all, one of its family, one of its group, and where there are several tables one of its own, with
-    normal priors around zero (standard deviations ``shared_prior``, ``shared_prior``, ``group_prior``,
-    ``group_prior``, in logarithms) against a relative noise of ``noise`` on each observation: what is
-    seen of one group moves its family a little too.
+    all, one of its family, one of its group, and where there are several tables one of its family in its
+    own, with normal priors around zero (standard deviations ``shared_prior``, ``shared_prior``,
+    ``group_prior``, ``group_prior``, in logarithms) against a relative noise of ``noise`` on each
+    observation: what is seen of one group moves its family a little too.
     """
     rows = [(i, _contributions(tables[i], o), o) for i, own in enumerate(observations) for o in own]
     seen = [(i, row, o.error) for i, row, o in rows if row and o.error]
@@ -135,13 +135,14 @@ def _factors(
     if not keys:
         return [{} for _ in tables]
     families = sorted({family for _, family in keys})
-    several = len(tables) > 1
     columns = [(i, key) for i in range(len(tables)) for key in keys]
-    parts = np.zeros((len(columns), 1 + len(families) + len(keys) + several * len(columns)))
-    for at, (_, key) in enumerate(columns):
-        parts[at, [0, 1 + families.index(key[1]), 1 + len(families) + keys.index(key)]] = 1.0
-        if several:
-            parts[at, 1 + len(families) + len(keys) + at] = 1.0
+    owned = len(families) * len(tables) if len(tables) > 1 else 0
+    parts = np.zeros((len(columns), 1 + len(families) + len(keys) + owned))
+    for at, (i, key) in enumerate(columns):
+        family = families.index(key[1])
+        parts[at, [0, 1 + family, 1 + len(families) + keys.index(key)]] = 1.0
+        if owned:
+            parts[at, 1 + len(families) + len(keys) + i * len(families) + family] = 1.0
     prior = np.full(parts.shape[1], 1.0 / shared_prior)
     prior[1 + len(families) :] = 1.0 / group_prior
     predicted = np.array([[row.get(k, 0.0) * (i == j) for j, k in columns] for i, row, _ in seen])

@@ -50,6 +50,13 @@ def test_label_says_how_much_it_leaves_out():
     assert candidate.label(limit=2).endswith("+7 more")
 
 
+def test_label_begins_with_what_is_done_to_the_whole_model():
+    whole = Choice("model", "channels", {"share": 0.5, "widths": {"stem.channels": 32}})
+    choices = [whole, *(Choice(f"s{i}", "ffn", {"keep": i}) for i in range(9))]
+    assert Candidate.of(choices).label(limit=2) == "channels 0.5, ffn 0 x1, +8 more"
+    assert Candidate((whole,)).label() == "channels 0.5"
+
+
 @pytest.mark.parametrize(
     ("choice", "text"),
     [

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from codesign.search import Correction, Observation, learn
+from codesign.search import Correction, Observation, learn, learn_together
 
 
 def random_picks(rng, n):
@@ -72,3 +72,47 @@ def test_a_gain_in_quality_is_kept():
     seen = Correction({}, (0.0, 0.1), (-0.02, -0.01))
     assert seen.loss(0.05) == pytest.approx(-0.015)
     assert seen.loss(0.3) == pytest.approx(-0.01)
+
+
+# several tables ----------------------------------------------------------------------------------
+
+
+def test_one_of_one_is_learnt_as_alone(encoder):
+    tables, truth = encoder(), encoder(int8=3.0)
+    seen = observe(tables, truth, random_picks(np.random.default_rng(0), 8))
+    assert learn_together([tables], [seen]) == [learn(tables, seen)]
+
+
+def test_tables_teach_each_other_what_they_have_in_common(encoder):
+    tables = encoder()
+    rng = np.random.default_rng(3)
+    seen = observe(tables, encoder(int8=3.0), random_picks(rng, 10))
+    own, other = learn_together([tables, tables], [seen, []])
+    for correction in (own, other):
+        int8 = [f for (_, family), f in correction.factors.items() if family == "int8"]
+        assert np.mean(int8) == pytest.approx(3.0, rel=0.3)
+    assert (own.errors, own.losses, own.count) == (other.errors, other.losses, 10)
+
+
+def test_tables_that_err_in_another_way_get_their_own_factors(encoder):
+    tables = encoder()
+    rng = np.random.default_rng(4)
+    seen = [
+        observe(tables, encoder(int8=3.0), random_picks(rng, 15)),
+        observe(tables, encoder(int8=0.7), random_picks(rng, 15)),
+    ]
+    means = [
+        np.mean([f for (_, family), f in c.factors.items() if family == "int8"])
+        for c in learn_together([tables, tables], seen)
+    ]
+    assert means[0] > 2 > 1.2 > means[1]
+
+
+def test_the_map_to_quality_is_drawn_from_all(encoder):
+    tables = encoder()
+    a, b = tables.uniform("int8"), tables.uniform("sparse")
+    seen = [[Observation(a, None, 0.1)], [Observation(b, None, 0.2)]]
+    corrections = learn_together([tables, tables], seen)
+    for correction in corrections:
+        assert correction.loss(tables.totals(a)[1]) == pytest.approx(0.1)
+        assert correction.loss(tables.totals(b)[1]) == pytest.approx(0.2)
