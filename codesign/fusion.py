@@ -176,9 +176,7 @@ class Plan:
     def units(self) -> list[Unit]:
         """Its kernels outside of chains, and its chains."""
         calls = Counter(chain.hash for chain in self.chains)
-        taken = Counter(
-            chain.parts[span].hash for chain in self.chains for span in chain.default
-        )
+        taken = Counter(chain.parts[span].hash for chain in self.chains for span in chain.default)
         alone: list[Unit] = [
             replace(kernel, count=kernel.count - taken[kernel.hash])
             for kernel in kernels(self.default)

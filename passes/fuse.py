@@ -302,9 +302,7 @@ def _next(
     return None
 
 
-def _around(
-    graph: Grouped, chain: list[int], to: int, chain_of: Mapping[int, list[int]]
-) -> bool:
+def _around(graph: Grouped, chain: list[int], to: int, chain_of: Mapping[int, list[int]]) -> bool:
     """Whether a path leads from the chain to another item but for the direct step."""
     stack = list(graph.after(chain) - {to})
     seen: set[int] = set()

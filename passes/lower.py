@@ -74,9 +74,7 @@ _GROUP = tvm.transform.Sequential(
 )
 """From the remaining operators to kernels of single ones, in groups."""
 
-_FUSE = tvm.transform.Sequential(
-    [relax.transform.FuseTIR(), relax.transform.DeadCodeElimination()]
-)
+_FUSE = tvm.transform.Sequential([relax.transform.FuseTIR(), relax.transform.DeadCodeElimination()])
 
 
 def use_packed_kernels(model: Model, target: Target) -> Model:

@@ -23,6 +23,7 @@ from codesign.simulate.graph import Dataflow
 from codesign.simulate.instrument import as_model
 from passes.formats import DENSE, Format, Solved
 from passes.model import Model
+from passes.norm import Frozen
 from passes.sites import Linear, Section
 from targets.target import Target
 
@@ -151,7 +152,9 @@ def with_decision(model: Model, block: Block, decision: Decision, target: Target
     if block.second is not None:
         shape = block.second.out_features, len(rows.second)
         second = placeholder(block.second, decision.second, *shape)
-    return rewrite_block(model, block, units, first, second, target, decision.core)
+    norm = None if isinstance(block.site, Linear) else block.site.norm
+    frozen = None if norm is None else Frozen((1.0,) * norm.channels, (0.0,) * norm.channels)
+    return rewrite_block(model, block, units, first, second, target, decision.core, frozen)
 
 
 def placeholder(linear: Linear, form: Format, rows: int, columns: int) -> Solved:

@@ -22,6 +22,7 @@ from codesign.loop.tables import Space
 from codesign.pareto import front
 from codesign.report import (
     ChangeRow,
+    FusionRow,
     OptionRow,
     Prediction,
     RecordCounts,
@@ -98,6 +99,11 @@ def write_outcome(
             row
             for f, p in zip(on_front, points, strict=True)
             for row in kernel_rows(p.name, f.judged.built.kernels, judge.workshop)
+        ),
+        fusions=tuple(
+            FusionRow(p.name, **choice)
+            for f, p in zip(on_front, points, strict=True)
+            for choice in f.judged.built.fusions
         ),
         refusals=tuple(Refusal(r.op, r.site, r.reason) for r in space.refusals),
         vetoes=_vetoes(rounds),

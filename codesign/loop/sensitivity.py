@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from codesign.candidate import Candidate, Choice
 from codesign.loop.blocks import DROP, Block, Decision, blocks_of, tokens_kept
-from codesign.loop.layer_solver import Index, LayerSolver, changed_core, effective, merged
+from codesign.loop.layer_solver import Index, LayerSolver, effective, merged
 from codesign.loop.offers import Offers
 from codesign.machine import cores
 from codesign.records import Records
@@ -164,7 +164,7 @@ class SensitivityProbe:
                 self._kept(layer, block, offer, missing),
                 self._formats(layer, block, True, offer.first, missing),
                 self._formats(layer, block, False, offer.second, missing),
-                ((Decision(core=c), changed_core(block)) for c in offer.core if c),
+                self._cores(block, offer, missing),
             ):
                 candidate = Candidate(decision.choices(block))
                 if candidate.key in missing:
@@ -188,6 +188,14 @@ class SensitivityProbe:
             self.solver().kept[block.name, keep] = units
             solved = Solved(DENSE, np.asarray(fitted.weight, np.float32), _float32(fitted.bias))
             yield Decision(keep), effective(block.second, solved, None, None)
+
+    def _cores(
+        self, block: Block, offers: Offers, missing: set[str]
+    ) -> Iterator[tuple[Decision, Variant]]:
+        for core in offers.core:
+            decision = Decision(core=core)
+            if core and Candidate(decision.choices(block)).key in missing:
+                yield decision, self.solver().changed_core(block, core)
 
     def _formats(
         self,
