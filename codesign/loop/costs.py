@@ -2,7 +2,8 @@
 
 A layer is cut out, rewritten and lowered once for each number of units and each format of either
 layer; the kernels of a combination follow from the differences, since the two layers of a block
-share no kernel. So a choice that breaks a fusion costs the kernels that it really leads to.
+share no kernel. So a choice that breaks a fusion costs the kernels that it really leads to. Where a chain
+spans both (codes for the second layer made behind the first), a combination is an estimate.
 """
 
 from __future__ import annotations

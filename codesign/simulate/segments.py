@@ -84,7 +84,7 @@ def _segment(name: str, part: Slice, sites: Sites, is_section: bool = False) -> 
     linears = {linear.weight: linear for linear in sites.linears}
     attentions = {attention.qkv.weight: attention for attention in sites.attentions}
     ffns = {f.up.weight: f for f in sites.ffns if f.activation in ApproximateConfig().operators}
-    behind = (site.norm for site in (*sites.attentions, *sites.ffns))
+    behind = [*(a.norm for a in sites.attentions), *(f.norm for f in sites.ffns)]
     norms = {norm.weight: norm for norm in behind if norm is not None}
     return Segment(
         name,
