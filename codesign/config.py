@@ -11,7 +11,7 @@ required:
     search_quality = "retrieval.py:dev"  # steers the search, on other data; default: quality
     calibration = "retrieval.py:batches" # () -> iterable of input dicts; never held-out data
     passes = ["channels", "tokens", "ffn", "heads", "layers", "bf16", "fp16", "int8", "int8_static",
-              "int8_attention", "approximate", "sparse", "pattern", "low_rank", "tucker",
+              "int8_attention", "approximate", "norm", "sparse", "pattern", "low_rank", "tucker",
               "weight_only", "codebook", "fuse"]
     output = "runs/minilm"
     records = "runs/records.sqlite"      # default: beside the output folder, for runs to share
@@ -69,6 +69,7 @@ PASSES = (
     "int8_static",
     "int8_attention",
     "approximate",
+    "norm",
     "sparse",
     "pattern",
     "low_rank",

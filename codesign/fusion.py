@@ -61,7 +61,8 @@ class KernelChain:
     def best(self, seconds: Seconds) -> Choice:
         """The fastest partition: by dynamic programming over where it ends."""
         ends = self.default[-1][1]
-        fastest: list[tuple[float, Partition]] = [(0.0, ())] + [(inf, ())] * ends
+        nowhere: tuple[float, Partition] = (inf, ())
+        fastest = [(0.0, nowhere[1]), *[nowhere] * ends]
         for end in range(1, ends + 1):
             for span, kernel in self.parts.items():
                 if span[1] == end and fastest[span[0]][0] < inf:
@@ -153,7 +154,7 @@ def _kernel_chain(chain: Chain, target: Target) -> KernelChain:
     spans, _ = choices(chain, target)
     parts = {}
     for span, func in kernels_of(chain, spans, target).items():
-        parts[span] = Kernel(kernel_hash(func), func, chain.spelled([span]).replace("+", "_"), 1)
+        parts[span] = Kernel(kernel_hash(func), func, chain.spelled((span,)).replace("+", "_"), 1)
     key = digest([chain.default, [[*span, k.hash] for span, k in sorted(parts.items())]])[:16]
     return KernelChain(key, chain.name, parts, chain.default)
 

@@ -10,7 +10,7 @@ from tvm import relax
 from passes.lower_attention import self_attention
 from passes.model import Model
 from passes.patterns import AttentionMatch, Flow, LinearMatch, shape_of
-from passes.sites import FFN, Attention, Embedding, Layer, Linear, Section, Sites
+from passes.sites import FFN, Attention, Embedding, Layer, Linear, Norm, Section, Sites
 from passes.stretches import find_stretches
 
 
@@ -71,6 +71,7 @@ class _Finder:
                     core.heads,
                     core.head_dim,
                     self_attention(self._flow, core) is not None,
+                    self._norm_behind(out, f"{qkv.weight}.attention"),
                 )
         return found
 
@@ -83,7 +84,8 @@ class _Finder:
             if source is None or up is None or self._flow.only_reader(down.x) is None:
                 continue
             name = f"{up.weight}.ffn"
-            found[up.weight] = FFN(name, _linear(up), _linear(down), "+".join(source[1]))
+            norm = self._norm_behind(down, name)
+            found[up.weight] = FFN(name, _linear(up), _linear(down), "+".join(source[1]), norm)
         return found
 
     def _layers(self, attentions: dict[str, Attention], ffns: dict[str, FFN]) -> list[Layer]:
@@ -135,6 +137,23 @@ class _Finder:
         reader = None if total is None else self._flow.only_reader(total)
         return reader if reader is not None and self._flow.normalised(reader) is not None else None
 
+    def _norm_behind(self, last: LinearMatch, site: str) -> Norm | None:
+        """The layer norm with weights of its own that alone reads a layer's sum with the residual."""
+        total = self._flow.only_reader(last.y)
+        added = None if total is None else self._flow.call(total, "relax.add")
+        var = None if added is None else self._norm_after(total)
+        call = None if var is None else self._flow.call(var, "relax.nn.layer_norm")
+        if call is None or added is None or any(shape_of(a) != shape_of(added) for a in added.args):
+            return None
+        weight, bias = (self._flow.weight(a, 1) for a in call.args[1:3])
+        affine = bool(call.attrs.center) and bool(call.attrs.scale) and weight and bias
+        if not affine or str(call.ty.dtype) != "float32":
+            return None
+        assert weight is not None
+        assert bias is not None
+        width, epsilon = shape_of(call)[-1], float(call.attrs.epsilon)
+        return Norm(f"{site}.norm", weight, bias, width, epsilon)
+
     def _linear_on(self, x: relax.Var) -> LinearMatch | None:
         found = [m for m in self._matches if m.x.same_as(x)]
         return found[0] if len(found) == 1 else None
@@ -170,10 +189,14 @@ def _fits(core: AttentionMatch, qkv: LinearMatch, out: LinearMatch) -> bool:
 def _named_attention(site: Attention, layer: str) -> Attention:
     name = f"{layer}.attention"
     qkv, out = replace(site.qkv, name=f"{name}.qkv"), replace(site.out, name=f"{name}.out")
-    return replace(site, name=name, qkv=qkv, out=out)
+    return replace(site, name=name, qkv=qkv, out=out, norm=_named_norm(site.norm, name))
 
 
 def _named_ffn(site: FFN, layer: str) -> FFN:
     name = f"{layer}.ffn"
     up, down = replace(site.up, name=f"{name}.up"), replace(site.down, name=f"{name}.down")
-    return replace(site, name=name, up=up, down=down)
+    return replace(site, name=name, up=up, down=down, norm=_named_norm(site.norm, name))
+
+
+def _named_norm(norm: Norm | None, site: str) -> Norm | None:
+    return None if norm is None else replace(norm, name=f"{site}.norm")

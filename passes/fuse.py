@@ -128,11 +128,15 @@ def fusable(model: Model, target: Target, config: FuseConfig | None = None) -> F
     found, refusals = _chains(graph, config)
     merged = graph.merged(found)
     chains = []
-    starts = {id(graph.items[positions[0]][0]): positions for positions in found}
+    starts: dict[int, list[int]] = {}
+    for positions in found:
+        first = graph.items[positions[0]]
+        assert not isinstance(first, Plain)
+        starts[id(first[0])] = positions
     for at, item in enumerate(merged.items):
-        positions = None if isinstance(item, Plain) else starts.get(id(item[0]))
-        if isinstance(item, Plain) or positions is None:
+        if isinstance(item, Plain):
             continue
+        positions = starts[id(item[0])]
         atoms = _atoms(merged, at)
         chain = Chain(merged, at, atoms, _begins(atoms, [graph.items[p] for p in positions]))
         if len(chain.atoms) > 1 and (len(positions) > 1 or _kind(item[0]) == "other"):
@@ -175,7 +179,7 @@ def choices(
             if reason is None:
                 found.append((start, end))
             else:
-                refusals.append(Refusal(chain.spelled([(start, end)]), NAME, reason))
+                refusals.append(Refusal(chain.spelled(((start, end),)), NAME, reason))
     return found, refusals
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
 from targets.kernels.window import Window
@@ -43,6 +43,21 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """The layer norm over the last axis that alone reads the sum of a site's output and the residual.
+
+    Attributes:
+        weight, bias: its gain and its shift, [channels].
+    """
+
+    name: str
+    weight: str
+    bias: str
+    channels: int
+    epsilon: float
+
+
+@dataclass(frozen=True)
 class FFN:
     """Two linear layers with an elementwise function between: each hidden neuron may go by itself.
 
@@ -50,12 +65,14 @@ class FFN:
 
     Attributes:
         activation: the operator between ("gelu", "relu"), several joined by "+" in order.
+        norm: the layer norm behind it, if there is one; it follows from the rest.
     """
 
     name: str
     up: Linear
     down: Linear
     activation: str
+    norm: Norm | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -64,6 +81,7 @@ class Attention:
 
     Attributes:
         plain: one kernel may compute all between them: float32, every token sees every token.
+        norm: the layer norm behind it, if there is one; it follows from the rest.
     """
 
     name: str
@@ -72,6 +90,7 @@ class Attention:
     heads: int
     head_dim: int
     plain: bool = True
+    norm: Norm | None = field(default=None, compare=False)
 
 
 Part: TypeAlias = Attention | FFN | Linear

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 from codesign.candidate import Candidate, Choice
 from codesign.loop.formats import format_of
-from passes import approximate, int8_attention, tokens
+from passes import approximate, int8_attention, norm, tokens
 from passes.formats import DENSE, Format
 from passes.sites import Attention, Linear, Part, Section, Sites
 from targets.target import Target
 
 DROP = "layers"
 """The pass that removes a layer."""
-CORES = (int8_attention.NAME, approximate.NAME)
-"""The passes that change what lies between the layers of a block."""
+CORES = (int8_attention.NAME, approximate.NAME, norm.NAME)
+"""The passes that change what lies between the layers of a block, or behind them."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,9 @@ class Decision:
     Attributes:
         keep: units kept; None for all.
         first, second: formats of the two layers; of a layer by itself, ``first``.
-        core: the pass that changes what lies between them, "" for none: ``int8_attention`` for the
-            products of attention, ``approximate`` for the activation of an FFN.
+        core: the passes that change what is no layer, joined by "+", "" for none: ``int8_attention``
+            for the products of attention, ``approximate`` for the activation of an FFN, ``norm`` for
+            the norm behind either.
     """
 
     keep: int | None = None
@@ -91,8 +92,7 @@ class Decision:
         found: list[Choice] = []
         if self.keep is not None:
             found.append(Choice(block.name, block.prune, {"keep": self.keep}))
-        if self.core:
-            found.append(Choice(block.name, self.core))
+        found += [Choice(block.name, name) for name in cores_of(self.core)]
         for linear, form in zip(block.linears, (self.first, self.second), strict=False):
             if form != DENSE:
                 found.append(Choice(linear.name, form.name, form.setting))
@@ -103,13 +103,19 @@ class Decision:
         """What it has in common with other decisions; their errors are corrected together."""
         parts = {f.family for f in (self.first, self.second) if f != DENSE}
         kept = ["pruned"] if self.keep is not None else []
-        core = [self.core] if self.core else []
+        core = cores_of(self.core)
         return " ".join([*kept, *core, *sorted(parts)]) or "dense"
+
+
+def cores_of(core: str) -> list[str]:
+    """The passes that a ``Decision.core`` names."""
+    return core.split("+") if core else []
 
 
 def decision_of(candidate: Candidate, block: Block, target: Target) -> Decision:
     """What a candidate decides for a block."""
-    cores = [c.pass_name for c in candidate if c.site == block.name and c.pass_name in CORES]
+    named = {c.pass_name for c in candidate if c.site == block.name}
+    cores = [name for name in CORES if name in named]
     kept = [
         c.setting["keep"] for c in candidate if (c.site, c.pass_name) == (block.name, block.prune)
     ]
@@ -117,7 +123,7 @@ def decision_of(candidate: Candidate, block: Block, target: Target) -> Decision:
         keep=int(kept[0]) if kept else None,
         first=format_of(candidate, block.first.name, target),
         second=DENSE if block.second is None else format_of(candidate, block.second.name, target),
-        core=cores[0] if cores else "",
+        core="+".join(cores),
     )
 
 

@@ -2,7 +2,8 @@
 
 A layer is cut out, rewritten and lowered once for each number of units and each format of either
 layer; the kernels of a combination follow from the differences, since the two layers of a block
-share no kernel. So a choice that breaks a fusion costs the kernels that it really leads to.
+share no kernel. So a choice that breaks a fusion costs the kernels that it really leads to. Where a chain
+spans both (codes for the second layer made behind the first), a combination is an estimate.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from codesign.simulate.graph import Dataflow
 from codesign.simulate.instrument import as_model
 from passes.formats import DENSE, Format, Solved
 from passes.model import Model
+from passes.norm import Frozen
 from passes.sites import Linear, Section
 from targets.target import Target
 
@@ -151,7 +153,9 @@ def with_decision(model: Model, block: Block, decision: Decision, target: Target
     if block.second is not None:
         shape = block.second.out_features, len(rows.second)
         second = placeholder(block.second, decision.second, *shape)
-    return rewrite_block(model, block, units, first, second, target, decision.core)
+    norm = None if isinstance(block.site, Linear) else block.site.norm
+    frozen = None if norm is None else Frozen((1.0,) * norm.channels, (0.0,) * norm.channels)
+    return rewrite_block(model, block, units, first, second, target, decision.core, frozen)
 
 
 def placeholder(linear: Linear, form: Format, rows: int, columns: int) -> Solved:

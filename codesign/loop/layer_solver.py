@@ -16,10 +16,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.loop.blocks import Block, Decision
+from codesign.loop.blocks import Block, Decision, cores_of
 from codesign.simulate import Simulator, Stream, Variant
-from passes.formats import DENSE, EXACT, ROWS, Format, Solved
+from passes import norm
+from passes.formats import DENSE, EXACT, ROWS, Format, Seen, Solved
 from passes.model import Model
+from passes.norm import Frozen
 from passes.sites import Attention, Linear
 from passes.solve.gram import Gram
 from passes.solve.kept import on_kept_inputs
@@ -37,6 +39,7 @@ class SolvedBlock:
         units: numbers of the units kept; None for all.
         first, second: its layers over kept rows and kept inputs only.
         change: the effective weights in the dense shapes, for the simulator.
+        frozen: what the norm behind it becomes, where it is frozen.
     """
 
     block: Block
@@ -45,6 +48,7 @@ class SolvedBlock:
     first: Solved
     second: Solved | None
     change: Variant
+    frozen: Frozen | None = None
 
 
 @dataclass
@@ -63,6 +67,7 @@ class LayerSolver:
     simulator: Simulator
     grams: dict[tuple[str, int], Gram] = field(default_factory=dict)
     kept: dict[tuple[str, int], Index] = field(default_factory=dict)
+    norms: dict[str, Frozen] = field(default_factory=dict)
 
     def solve(
         self, stream: Stream, block: Block, decision: Decision, before: Variant
@@ -74,15 +79,36 @@ class LayerSolver:
         rows = rows_of(block, units)
         solved_first = self._first(stream, block, decision.first, rows.first, change)
         change = merged(change, effective(block.first, solved_first, rows.first, None))
-        if decision.core:
-            change = merged(change, changed_core(block))
+        change = merged(change, self.changed_core(block, decision.core))
         if block.second is None:
             return SolvedBlock(block, decision, units, solved_first, None, change)
         gram = self.gram(stream, block.second.name, change)
         layer, kept_gram = on_kept_inputs(self.affine(block.second), gram, rows.second)
         solved_second = solve_linear(layer, kept_gram, decision.second)
         change = merged(change, effective(block.second, solved_second, None, rows.second))
-        return SolvedBlock(block, decision, units, solved_first, solved_second, change)
+        frozen = self.frozen(block) if norm.NAME in cores_of(decision.core) else None
+        return SolvedBlock(block, decision, units, solved_first, solved_second, change, frozen)
+
+    def changed_core(self, block: Block, core: str) -> Variant:
+        """What is no layer of a block as the passes of ``core`` compute it, for the simulator."""
+        seen: dict[str, Seen | Frozen] = {}
+        for name in cores_of(core):
+            if name == norm.NAME:
+                assert not isinstance(block.site, Linear)
+                assert block.site.norm is not None
+                seen[block.site.norm.name] = self.frozen(block)
+            else:
+                seen[block.name] = ROWS
+        return Variant(seen=seen)
+
+    def frozen(self, block: Block) -> Frozen:
+        """What the norm behind a block becomes, by what it reads in the dense model."""
+        if block.name not in self.norms:
+            assert not isinstance(block.site, Linear)
+            assert block.site.norm is not None
+            assert block.second is not None
+            self.norms[block.name] = self.simulator.frozen(block.second.name, block.site.norm)
+        return self.norms[block.name]
 
     def _first(
         self, stream: Stream, block: Block, form: Format, rows: Index, change: Variant
@@ -159,11 +185,6 @@ def effective(linear: Linear, solved: Solved, rows: Index | None, columns: Index
     channels = c[:: linear.taps] // linear.taps
     seen = solved.seen.among(channels, linear.in_features // linear.taps)
     return Variant(weights, {} if seen == EXACT else {linear.name: seen})
-
-
-def changed_core(block: Block) -> Variant:
-    """What lies between the layers of a block as its pass computes it, for the simulator."""
-    return Variant(seen={block.name: ROWS})
 
 
 def merged(a: Variant, b: Variant) -> Variant:

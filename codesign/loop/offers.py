@@ -8,7 +8,7 @@ from itertools import product
 
 from codesign.loop.blocks import Block, Decision, blocks_of
 from codesign.loop.formats import formats_for
-from passes import approximate, ffn, heads, int8_attention
+from passes import approximate, ffn, heads, int8_attention, norm
 from passes.formats import DENSE, Format
 from passes.report import Refusal
 from passes.sites import FFN, Attention, Section
@@ -25,7 +25,8 @@ class Offers:
     Attributes:
         keeps: units to keep, all (None) first.
         first, second: formats of the two layers, dense first.
-        core: passes that may change what lies between them, "" for none first.
+        core: passes that may change what lies between or behind them, alone or joined by "+", "" for
+            none first.
         refusals: what is not offered, and why.
     """
 
@@ -86,7 +87,12 @@ def _cores(
     elif isinstance(block.site, FFN) and approximate.NAME in enabled:
         name = approximate.NAME
         settings, refusals = approximate.choices(block.site, target)
-    return ["", *(name for _ in settings)], refusals
+    cores = ["", *(name for _ in settings)]
+    if isinstance(block.site, Attention | FFN) and norm.NAME in enabled:
+        frozen, refused = norm.choices(block.site, target)
+        cores += ["+".join(filter(None, (core, norm.NAME))) for _ in frozen for core in cores]
+        refusals = [*refusals, *refused]
+    return cores, refusals
 
 
 def _counts(block: Block, target: Target) -> tuple[list[int], list[Refusal]]:

@@ -23,6 +23,7 @@ from codesign.loop.rounds import USUAL_LOSS, Rounds, end_to_end, relative_loss
 from codesign.pareto import frontier as frontier_of
 from codesign.report import (
     ChangeRow,
+    FusionRow,
     OptionRow,
     Prediction,
     RecordCounts,
@@ -105,6 +106,11 @@ def write_outcome(
             row
             for f, p in zip(on_front, points, strict=True)
             for row in kernel_rows(p.name, f.judged.built.kernels, judge.workshop)
+        ),
+        fusions=tuple(
+            FusionRow(p.name, **choice)
+            for f, p in zip(on_front, points, strict=True)
+            for choice in f.judged.built.fusions
         ),
         refusals=tuple(
             Refusal(r.op, r.site, r.reason)

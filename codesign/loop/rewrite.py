@@ -7,8 +7,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from codesign.loop.blocks import Block
+from codesign.loop.blocks import Block, cores_of
 from codesign.loop.layer_solver import Index, SolvedBlock, rows_of
+from passes import norm
 from passes.approximate import approximate
 from passes.ffn import prune_ffn
 from passes.format_linear import format_linears
@@ -17,6 +18,7 @@ from passes.heads import prune_heads
 from passes.int8_attention import quantize_attention
 from passes.layers import drop_layers
 from passes.model import Model
+from passes.norm import Frozen
 from passes.sites import FFN, Attention, Section, encoder_layers
 from passes.tokens import keep_tokens
 from targets.target import Target
@@ -51,6 +53,7 @@ def rewrite_candidate(
             solved.second,
             target,
             solved.decision.core,
+            solved.frozen,
         )
     return drop_layers(model, dropped)[0] if dropped else model
 
@@ -63,6 +66,7 @@ def rewrite_block(
     second: Solved | None,
     target: Target,
     core: str = "",
+    frozen: Frozen | None = None,
 ) -> Model:
     """One block rewritten: its units cut to ``units``, its layers and its core in their formats.
 
@@ -72,14 +76,21 @@ def rewrite_block(
         units: heads or neurons kept; None for all.
         first, second: the layers over the rows and inputs that are kept.
         target: gives the packed block.
-        core: the pass that changes what lies between the layers.
+        core: the passes that change what lies between or behind the layers.
+        frozen: what the norm behind them becomes, where it is frozen.
     """
     if units is not None and second is not None:
         model = _pruned(model, block, units, first, second)
-    if core and isinstance(block.site, Attention):
-        model = quantize_attention(model, block.site)[0]
-    elif core and isinstance(block.site, FFN):
-        model = approximate(model, block.site)[0]
+    for name in cores_of(core):
+        assert isinstance(block.site, Attention | FFN)
+        if name == norm.NAME:
+            assert block.site.norm is not None
+            assert frozen is not None
+            model = norm.freeze_norm(model, block.site.norm, frozen)[0]
+        elif isinstance(block.site, Attention):
+            model = quantize_attention(model, block.site)[0]
+        else:
+            model = approximate(model, block.site)[0]
     layers = [(s, w) for s, w in zip(block.linears, (first, second), strict=False) if w is not None]
     return format_linears(model, layers, target)[0]
 

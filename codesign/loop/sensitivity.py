@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from codesign.candidate import Candidate, Choice
 from codesign.loop.blocks import DROP, Block, Decision, blocks_of, tokens_kept
-from codesign.loop.layer_solver import Index, LayerSolver, changed_core, effective, merged
+from codesign.loop.layer_solver import Index, LayerSolver, effective, merged
 from codesign.loop.offers import Offers
 from codesign.loop.sizes import stored_bytes
 from codesign.machine import cores
@@ -186,7 +186,7 @@ class SensitivityProbe:
                 self._kept(layer, block, offer, missing),
                 self._formats(layer, block, True, offer.first, missing),
                 self._formats(layer, block, False, offer.second, missing),
-                ((Decision(core=c), changed_core(block), None) for c in offer.core if c),
+                self._cores(block, offer, missing),
             )
             for decision, variant, stored in parts:
                 candidate = Candidate(decision.choices(block))
@@ -211,6 +211,14 @@ class SensitivityProbe:
             self.solver().kept[block.name, keep] = units
             solved = Solved(DENSE, np.asarray(fitted.weight, np.float32), _float32(fitted.bias))
             yield Decision(keep), effective(block.second, solved, None, None), None
+
+    def _cores(
+        self, block: Block, offers: Offers, missing: set[str]
+    ) -> Iterator[tuple[Decision, Variant, None]]:
+        for core in offers.core:
+            decision = Decision(core=core)
+            if core and Candidate(decision.choices(block)).key in missing:
+                yield decision, self.solver().changed_core(block, core), None
 
     def _formats(
         self,

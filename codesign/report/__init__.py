@@ -7,6 +7,7 @@ from pathlib import Path
 from codesign.files import write_text
 from codesign.report.data import (
     ChangeRow,
+    FusionRow,
     KernelRow,
     OptionRow,
     Prediction,
@@ -20,6 +21,7 @@ from codesign.report.png import plot
 
 __all__ = [
     "ChangeRow",
+    "FusionRow",
     "KernelRow",
     "OptionRow",
     "Prediction",

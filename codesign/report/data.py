@@ -91,6 +91,27 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class FusionRow:
+    """Operators in a row, and the kernels that measurement made of them.
+
+    Attributes:
+        candidate: point that runs them.
+        chain: the operators, groups of relax's fixed rule apart: ``linear+add+add | layer_norm``.
+        kept: the kernels of the fastest partition.
+        us: microseconds of those; ``default_us``: of relax's groups.
+        calls: of the chain in one inference.
+    """
+
+    candidate: str
+    chain: str
+    kept: str
+    us: float
+    default_us: float
+    calls: int
+    changed: bool
+
+
+@dataclass(frozen=True)
 class OptionRow:
     """An entry of the search's tables: measured latency and sensitivity of one option.
 
@@ -143,6 +164,7 @@ class ReportData:
     changes: tuple[ChangeRow, ...] = ()
     predictions: tuple[Prediction, ...] = ()
     options: tuple[OptionRow, ...] = ()
+    fusions: tuple[FusionRow, ...] = ()
     calibration: Calibration = field(default_factory=Calibration)
     records: RecordCounts = RecordCounts()
     goal: Mapping[str, Any] = field(default_factory=FrozenMap)

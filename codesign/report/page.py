@@ -105,6 +105,7 @@ def _sections(data: ReportData) -> list[Html | None]:
         if data.predictions
         else None,
         _section("Kernels", _KERNELS, tables.kernel_tables(data)) if data.kernels else None,
+        _section("Fusion", _FUSION, tables.fusion_table(data)) if data.fusions else None,
         _section("Vetoed by measurement", _VETOED, tables.veto_table(data))
         if data.vetoes
         else None,
@@ -242,6 +243,10 @@ _PREDICTED = (
     "predicted over measured, less one."
 )
 _KERNELS = "The fused kernels that a candidate runs, measured one by one; share is of kernel time."
+_FUSION = (
+    "Operators in a row become the kernels that measured fastest, calls included: fused as relax "
+    "does, with what follows a product apart, or as one pass over rows."
+)
 _VETOED = "Offered, measured, and no faster than something that loses no more quality."
 _REFUSED = "Not offered by the pass, with its reason."
 _OFFER = "Measured latency and measured output error of each option; struck out is vetoed."

@@ -125,6 +125,20 @@ def _kernel_table(rows: Sequence[KernelRow]) -> Html:
     )  # fmt: skip
 
 
+def fusion_table(data: ReportData) -> Html:
+    """The partition of each chain; that of several candidates is one row."""
+    grouped = _grouped(data.fusions, lambda f: (f.chain, f.kept, f.us, f.default_us))
+    return table(
+        ["operators", "candidates", "kernels kept", "µs", "µs as relax fuses"],
+        [
+            [chain, _sites([f.candidate for f in rows]),
+             kept if rows[0].changed else "as relax fuses", number(us), number(default)]
+            for (chain, kept, us, default), rows in grouped.items()
+        ],
+        numbers=2,
+    )  # fmt: skip
+
+
 def change_table(data: ReportData) -> Html:
     """What each round's measurements changed."""
     return table(

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from tvm import te, tirx
 
 from passes.formats import Seen
-from passes.sites import Linear, Part
+from passes.norm import Frozen
+from passes.sites import Linear, Norm, Part
 from targets.kernels.primfunc import dims, f32, prim_func
 from targets.kernels.quantize import SHIFT
 from targets.kernels.quantize_static import code, quantizer
@@ -23,14 +24,19 @@ GATE = 4
 """Rows of a gate."""
 
 
-def gate_shape(site: Part) -> tuple[int, int]:
+def gate_shape(site: Part | Norm) -> tuple[int, int]:
     """Of the gate of a site: a column for each channel of its input."""
+    if isinstance(site, Norm):
+        return (GATE, site.channels)
     return (GATE, site.in_features // site.taps if isinstance(site, Linear) else 1)
 
 
-def gate_value(seen: Seen, shape: tuple[int, int]) -> NDArray[np.float32]:
+def gate_value(seen: Seen | Frozen, shape: tuple[int, int]) -> NDArray[np.float32]:
     """What switches a gate to ``seen``."""
     gate = np.zeros(shape, np.float32)
+    if isinstance(seen, Frozen):
+        gate[1], gate[2] = seen.scale, seen.shift
+        return gate
     gate[0] = seen.bits
     if seen.bits == 16:
         gate[1] = seen.exponent
@@ -93,6 +99,18 @@ def shortened(x: tirx.Expr, bits: int) -> tirx.Expr:
     return tirx.reinterpret(
         "float32", tirx.bitwise_and(rounded, tirx.IntImm("int32", -(1 << bits)))
     )
+
+
+def frozen(shape: Sequence[int]) -> tirx.PrimFunc:
+    """PrimFunc ``(exact, x, gate) -> exact`` where the gate leaves 32 bits, else ``x * scale + shift``."""
+    exact, x = (te.placeholder(dims(*shape), "float32", name=n) for n in ("exact", "x"))
+    gate = te.placeholder(dims(GATE, shape[-1]), "float32", name="gate")
+
+    def value(*i: tirx.Var) -> tirx.Expr:
+        c = i[-1]
+        return tirx.Select(gate[0, c] < f32(32), x[i] * gate[1, c] + gate[2, c], exact[i])
+
+    return prim_func([exact, x, gate, te.compute(exact.shape, value, name="frozen")])
 
 
 def chosen(shape: Sequence[int]) -> tirx.PrimFunc:

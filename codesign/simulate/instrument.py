@@ -8,21 +8,22 @@ import tvm
 from tvm import relax, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from codesign.simulate.gates import chosen, gate_shape, gated
+from codesign.simulate.gates import chosen, frozen, gate_shape, gated
 from codesign.simulate.graph import Dataflow, Slice, spec
 from passes.approximate import gelu_of, polynomial
 from passes.int8_attention import core_of
 from passes.lower_attention import attention_call
 from passes.model import Model, TensorSpec
+from passes.norm import norm_var
 from passes.patterns import AttentionMatch, Flow
-from passes.sites import FFN, Attention, Linear, Part
+from passes.sites import FFN, Attention, Linear, Norm, Part
 from targets.kernels.attention_int8 import attention_int8
 from targets.kernels.quantize import quantize_rows
 
 _OPAQUE = 8  # relax's OpPatternKind: nothing is fused into it
 
 
-def as_model(flow: Dataflow, part: Slice, switchable: Sequence[Part] = ()) -> Model:
+def as_model(flow: Dataflow, part: Slice, switchable: Sequence[Part | Norm] = ()) -> Model:
     """The slice ``part`` as a model: inputs are what is given, the context, then the gates.
 
     Args:
@@ -30,7 +31,7 @@ def as_model(flow: Dataflow, part: Slice, switchable: Sequence[Part] = ()) -> Mo
         part: the slice.
         switchable: sites that get a gate, an input ``gate.<site>`` that says how a linear layer sees its
             input, whether attention is computed by the kernel with int8 products, and an activation
-            by its replacement; see `codesign.simulate.gates`.
+            or a norm by its replacement; see `codesign.simulate.gates`.
     """
     copy = _Copy(flow, part, switchable)
     outputs = copy.body()
@@ -92,7 +93,7 @@ def _is(value: relax.Expr, op: str) -> bool:
 class _Copy(PyExprMutator):  # type: ignore[misc]
     """Emits the bindings of a slice into a function of its own."""
 
-    def __init__(self, flow: Dataflow, part: Slice, switchable: Sequence[Part]) -> None:
+    def __init__(self, flow: Dataflow, part: Slice, switchable: Sequence[Part | Norm]) -> None:
         super().__init__()
         self._flow = flow
         self._part = part
@@ -102,12 +103,18 @@ class _Copy(PyExprMutator):  # type: ignore[misc]
         self._activations: dict[str, relax.Var] = {}
         attentions = {s: gate for s, gate in gates.items() if isinstance(s, Attention)}
         ffns = {s: gate for s, gate in gates.items() if isinstance(s, FFN)}
-        if attentions or ffns:
+        norms = {s: gate for s, gate in gates.items() if isinstance(s, Norm)}
+        self._norms: dict[str, relax.Var] = {}
+        if attentions or ffns or norms:
             self._patterns = Flow(flow.model)
         for ffn, gate in ffns.items():
             gelu = gelu_of(self._patterns, ffn)
             if gelu is not None:
                 self._activations[gelu.name] = gate
+        for norm, gate in norms.items():
+            made = norm_var(self._patterns, norm)
+            if made is not None:
+                self._norms[made.name] = gate
         for site, gate in attentions.items():
             match = core_of(self._patterns, site)
             if match is not None:
@@ -129,6 +136,8 @@ class _Copy(PyExprMutator):  # type: ignore[misc]
                         value = self._gate_gelu(value, self._activations[binding.var.name])
                     if binding.var.name in self._cores:
                         value = self._gate_core(value, *self._cores[binding.var.name])
+                    if binding.var.name in self._norms:
+                        value = self._gate_norm(value, self._norms[binding.var.name])
                     self._at[binding.var.name] = self._bb.emit(value, binding.var.name)
                 results = [self._at[w] for w in self._part.wanted]
                 result = self._bb.emit_output(relax.Tuple(results))
@@ -168,6 +177,12 @@ class _Copy(PyExprMutator):  # type: ignore[misc]
         operands = [self._bb.emit(exact), self._bb.emit(polynomial(x, self._bb.emit)), gate]
         kernel = self._opaque(chosen(spec(x).shape), "chosen")
         return relax.call_tir(kernel, operands, x.ty)
+
+    def _gate_norm(self, exact: relax.Expr, gate: relax.Var) -> relax.Expr:
+        """Layer norm as it is if the gate is open, otherwise the affine map that the gate holds."""
+        x = exact.args[0]
+        kernel = self._opaque(frozen(spec(x).shape), "frozen")
+        return relax.call_tir(kernel, [self._bb.emit(exact), x, gate], x.ty)
 
     def _opaque(self, kernel: tirx.PrimFunc, name: str) -> relax.GlobalVar:
         """Add a kernel into which nothing is fused."""

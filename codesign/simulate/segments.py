@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from codesign.simulate.graph import Dataflow, Slice
 from passes.approximate import ApproximateConfig
-from passes.sites import FFN, Attention, Linear, Part, Sites
+from passes.sites import FFN, Attention, Linear, Norm, Part, Sites
 
 PREFIX, SUFFIX = "prefix", "suffix"
 
@@ -22,6 +22,7 @@ class Segment:
         linears: its linear sites in order of computation.
         attentions: its attention sites, likewise.
         ffns: its FFN sites whose activation has a replacement, likewise.
+        norms: the layer norms behind them.
         is_section: True if it is a section of the model, which has decisions of its own.
     """
 
@@ -30,12 +31,13 @@ class Segment:
     linears: tuple[Linear, ...]
     attentions: tuple[Attention, ...] = ()
     ffns: tuple[FFN, ...] = ()
+    norms: tuple[Norm, ...] = ()
     is_section: bool = False
 
     @property
-    def switchable(self) -> tuple[Part, ...]:
+    def switchable(self) -> tuple[Part | Norm, ...]:
         """The sites that may compute in another way."""
-        return (*self.linears, *self.attentions, *self.ffns)
+        return (*self.linears, *self.attentions, *self.ffns, *self.norms)
 
 
 def cut(flow: Dataflow, sites: Sites) -> tuple[Segment, ...]:
@@ -82,11 +84,14 @@ def _segment(name: str, part: Slice, sites: Sites, is_section: bool = False) -> 
     linears = {linear.weight: linear for linear in sites.linears}
     attentions = {attention.qkv.weight: attention for attention in sites.attentions}
     ffns = {f.up.weight: f for f in sites.ffns if f.activation in ApproximateConfig().operators}
+    behind = [*(a.norm for a in sites.attentions), *(f.norm for f in sites.ffns)]
+    norms = {norm.weight: norm for norm in behind if norm is not None}
     return Segment(
         name,
         part,
         tuple(linears[w] for w in part.weights if w in linears),
         tuple(attentions[w] for w in part.weights if w in attentions),
         tuple(ffns[w] for w in part.weights if w in ffns),
+        tuple(norms[w] for w in part.weights if w in norms),
         is_section,
     )

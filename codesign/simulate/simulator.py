@@ -34,7 +34,8 @@ from codesign.simulate.tokens import given_back, merged
 from codesign.simulate.walk import Walk
 from passes.errors import PassError
 from passes.model import Model
-from passes.sites import Linear, Sites, encoder_layers
+from passes.norm import Frozen, fitted
+from passes.sites import Linear, Norm, Sites, encoder_layers
 from passes.solve.gram import Gram
 from passes.tokens import BIAS, with_bias
 from targets.target import Target
@@ -75,6 +76,7 @@ class Simulator:
         self._programs = SegmentPrograms(model, sites, target)
         self.segments = self._programs.segments
         self._mask = RowMask(samples, row_mask or find_row_mask(model))
+        self._weights = model.weights
         self._threads = target.threads
         self._pool = ThreadPoolExecutor(target.threads)
         self._walks: WeakKeyDictionary[Stream, Walk] = WeakKeyDictionary()
@@ -182,6 +184,15 @@ class Simulator:
                 return gram_of(self._pool, self._threads, compressed, outputs=outputs)
         dense = self._mask.averaged(reached, self._dense.inputs(stream.at, site)[:count])
         return gram_of(self._pool, self._threads, compressed, dense)
+
+    def frozen(self, linear: str, norm: Norm) -> Frozen:
+        """The affine map closest to the norm behind a linear site, by the inputs of the dense model."""
+        index = self.index(self.segment_of(linear))
+        site = self._site(index, linear)
+        weights = {n: np.asarray(self._weights[n], np.float64) for n in (norm.weight, norm.bias)}
+        bias = 0.0 if site.bias is None else np.asarray(self._weights[site.bias], np.float64)
+        rows = [r + bias for r in self._dense.sums(index, site)]
+        return fitted(rows, weights[norm.weight], weights[norm.bias], norm.epsilon)
 
     def _site(self, index: int, linear: str) -> Linear:
         segment = self.segments[index]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from codesign.simulate.graph import Dataflow, Slice
 from codesign.simulate.instrument import probe_input, residual_input
 from codesign.simulate.segments import Segment
-from passes.sites import Part
+from passes.sites import Norm, Part
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Stage:
     """
 
     part: Slice
-    switchable: tuple[Part, ...]
+    switchable: tuple[Part | Norm, ...]
     kept: frozenset[str]
 
 
@@ -99,5 +99,6 @@ def _stage(
     found = [site for site in segment.linears if site.weight in weights]
     cores = [site for site in segment.attentions if site.qkv.weight in weights]
     ffns = [site for site in segment.ffns if site.up.weight in weights]
+    norms = [norm for norm in segment.norms if norm.weight in weights]
     part = Slice(given, (), weights, wanted, bindings)
-    return Stage(part, (*found, *cores, *ffns), frozenset(needed - set(flow.model.weights)))
+    return Stage(part, (*found, *cores, *ffns, *norms), frozenset(needed - set(flow.model.weights)))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from passes.formats import Seen
 from passes.model import Model
+from passes.norm import Frozen
 
 Array = NDArray[np.generic]
 Environment = Mapping[str, tvm.runtime.Tensor]
@@ -29,12 +30,13 @@ class Variant:
     Attributes:
         weights: effective weights and biases by name, float32 of the dense shape.
         seen: name of a linear site -> how it sees its input; attention sites in it compute their
-            products on 8-bit codes, FFN sites their activation by its replacement.
+            products on 8-bit codes, FFN sites their activation by its replacement, norms as they
+            are frozen.
         dropped: the layer hands its input on; nothing else counts then.
     """
 
     weights: Mapping[str, Array] = field(default_factory=dict)
-    seen: Mapping[str, Seen] = field(default_factory=dict)
+    seen: Mapping[str, Seen | Frozen] = field(default_factory=dict)
     dropped: bool = False
 
     @property

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from codesign.simulate.classes import SegmentPrograms
 from codesign.simulate.stream import Array, Environment, Variant
 from passes.formats import Seen
+from passes.norm import Frozen
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,10 @@ class _Done:
     """One stage that was run: with which weights, on inputs seen how, and what it left."""
 
     weights: tuple[Array | None, ...]
-    seen: Mapping[str, Seen]
+    seen: Mapping[str, Seen | Frozen]
     after: tuple[Environment, ...]
 
-    def holds(self, weights: Sequence[Array | None], seen: Mapping[str, Seen]) -> bool:
+    def holds(self, weights: Sequence[Array | None], seen: Mapping[str, Seen | Frozen]) -> bool:
         same = all(a is b for a, b in zip(self.weights, weights, strict=True))
         return same and self.seen == seen
 

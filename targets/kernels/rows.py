@@ -58,7 +58,6 @@ def schedule_rows(sch: s_tir.Schedule, target: Target, chunk: int, shared: bool)
     inline_single_use(sch, nodes)
     kept = flow(sch)
     wide = [n for n in kept if n.output and n.rank == lead + 1]
-    narrow = [n for n in kept if n.output and n.rank == lead]
     if lead < 1 or not wide or any(n.rank > lead + 1 for n in kept):
         raise UnsuitedError("not a kernel over rows with a wide result")
     loops = [row_loop(sch, n.block, lead) for n in kept if n.output]

@@ -159,9 +159,7 @@ def fill_strips(sch: s_tir.Schedule, strips: Block, target: Target) -> Loop:
     """
     image = next(r.source for r in sch.get(strips).reads if len(r.source.shape) == 4)
     channels, size = int(image.shape[3]), np.dtype(str(image.dtype)).itemsize
-    wide, step = (
-        int(sch.get(strips).annotations[name]) for name in (STRIP_COLUMNS, STRIP_SPACING)
-    )
+    wide, step = (int(sch.get(strips).annotations[name]) for name in (STRIP_COLUMNS, STRIP_SPACING))
     *outer, flat = sch.get_loops(strips)[-3:]
     position, channel = sch.split(flat, [None, step])
     row, column = sch.split(position, [None, wide])

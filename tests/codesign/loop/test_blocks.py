@@ -62,7 +62,10 @@ formats = (
     | st.builds(WeightOnly, st.sampled_from([4, 8]), st.sampled_from([32, 64]), st.booleans())
     | st.builds(Codebook, st.sampled_from([16, 256]), st.sampled_from([0, TARGET.block]))
 )
-decisions = st.builds(Decision, keep=st.none() | st.integers(1, 3), first=formats, second=formats)
+cores = st.sampled_from(["", "int8_attention", "norm", "int8_attention+norm", "approximate+norm"])
+decisions = st.builds(
+    Decision, keep=st.none() | st.integers(1, 3), first=formats, second=formats, core=cores
+)
 
 
 @given(st.lists(decisions, min_size=4, max_size=4))
@@ -101,6 +104,7 @@ def test_what_families_have_in_common() -> None:
     assert Decision().family == "dense"
     assert Decision(2).family == "pruned"
     assert Decision(first=int8).family == Decision(second=int8).family
+    assert Decision(core="int8_attention+norm").family == "int8_attention norm"
     assert Decision(2, int8, half).family == "pruned fp32 density 0.5 int8"
     assert Decision(first=half).family != Decision(first=Sparse(0.25, 32)).family
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from codesign.fusion import KernelChain
 from codesign.loop.blocks import Block, Decision, blocks_of
 from codesign.loop.costs import KernelBook, block_kernels, layer_model, placeholder
 from codesign.loop.layer_solver import rows_of
@@ -122,3 +124,37 @@ def test_offers_start_with_the_untouched_block_and_say_what_is_refused(layer: La
     old = offers_for(blocks_of(layer)[1], KNOWN["x86-64-v2"], ("int8",))
     assert old.first == (DENSE,)
     assert any("VNNI" in refusal.reason for refusal in old.refusals)
+
+
+def test_with_fusion_a_layer_is_kernels_and_chains(model: Model, layer: Layer) -> None:
+    book, plain = KernelBook(fuse=True), KernelBook()
+    alone = layer_model(model, layer)
+    found = book.count(alone, TARGET)
+    total: Counter[str] = Counter()
+    for unit, n in found.items():
+        known = book.known[unit]
+        if isinstance(known, KernelChain):
+            for span in known.default:
+                total[known.parts[span].hash] += n
+        else:
+            total[unit] += n
+    assert total == plain.count(alone, TARGET)
+    offers = Offers((None,), (DENSE, Int8(1.0, 32)), (DENSE,), (), ("", "norm"))
+    kernels = block_kernels(alone, blocks_of(layer)[1], offers, TARGET, book)
+    frozen = kernels.of(Decision(core="norm"))
+    names = {book.known[k].name: n for k, n in frozen.items() if n}
+    assert names["linear+add+add | layer_norm"] == -1
+    assert names["linear+add+add+multiply+add"] == 1
+
+
+def test_norms_are_offered_alone_and_with_other_cores(model: Model, layer: Layer) -> None:
+    attention, ffn = blocks_of(layer)
+    enabled = ("int8_attention", "norm")
+    assert offers_for(attention, TARGET, enabled).core == (
+        "", "int8_attention", "norm", "int8_attention+norm",
+    )  # fmt: skip
+    assert offers_for(ffn, TARGET, enabled).core == ("", "norm")
+    bare = replace(ffn, site=replace(ffn.site, norm=None))
+    offers = offers_for(bare, TARGET, enabled)
+    assert offers.core == ("",)
+    assert "no layer norm" in offers.refusals[-1].reason

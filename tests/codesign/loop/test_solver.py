@@ -91,6 +91,12 @@ MIXED = choices(
     layer1_ffn={"ffn": {"keep": 64}},
     layer1_ffn_up={"sparse": {"density": 0.5}},
 )
+NORM = choices(
+    layer0_attention={"norm": {}, "int8_attention": {}},
+    layer0_attention_out={"int8": {}},
+    layer1_ffn={"norm": {}, "approximate": {}, "ffn": {"keep": 64}},
+    layer1_ffn_down={"int8_static": {}},
+)
 CANDIDATES = {
     "dense": Candidate(),
     "pruned": PRUNED,
@@ -101,6 +107,7 @@ CANDIDATES = {
     "static int8": STATIC,
     "first layer dropped": DROPPED,
     "last layer dropped": LAST_DROPPED,
+    "norm": NORM,
     "mixed": MIXED,
 }
 

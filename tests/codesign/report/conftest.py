@@ -7,6 +7,7 @@ from codesign.frontier import Baseline, Frontier, Point
 from codesign.latency import Calibration
 from codesign.report import (
     ChangeRow,
+    FusionRow,
     KernelRow,
     OptionRow,
     Prediction,
@@ -85,6 +86,10 @@ def data():
         changes=(
             ChangeRow(2, "layer10.ffn", 4.1, "int8", "ffn 768", "int8 causes 2.4 times the error"),
             ChangeRow(1, "layer2.ffn", 4.1, "sparse 0.5", "int8", "sparse 0.5 is vetoed"),
+        ),
+        fusions=(
+            FusionRow("p00", "linear+add+gelu", "linear+add+gelu", 340.0, 340.0, 6, False),
+            FusionRow("p05", "layer_norm | quantize", "layer_norm_quantize", 7.25, 9.5, 12, True),
         ),
         predictions=tuple(
             Prediction(p.name, p.predicted_ms, p.latency_ms, round=1 + i % 3)

@@ -62,6 +62,9 @@ def test_everything_is_in_it(data):
         assert k.shapes in text
     for row in (*data.refusals, *data.vetoes):
         assert row.reason in text
+    for fusion in data.fusions:
+        assert fusion.chain in text
+    assert "layer_norm_quantize" in text
     for change in data.changes:
         assert change.because in text
     for value in (*data.versions.values(), *data.notes, "1,925", "tau"):

@@ -10,7 +10,9 @@ from tvm import relax
 from codesign.pipeline import compile_model
 from codesign.simulate import Simulator, Variant
 from passes.errors import PassError
+from passes.find_sites import find_sites
 from passes.formats import ROWS
+from passes.norm import fitted
 from passes.sites import Sites
 from passes.solve.gram import corrected_bias
 from targets.kernels.quantize import quantize_reference
@@ -115,6 +117,44 @@ def test_quantised_inputs(net, simulator, samples, dense):
     got = simulator.sensitivity("layer1", Variant(seen=dict.fromkeys(names, ROWS)), samples=None)
     assert 1e-7 < error < 1e-3
     assert got == pytest.approx(error, rel=0.05)
+
+
+def test_frozen_norms(encoder):
+    """The affine map is fitted to the rows that count, and its error is that of the model with it."""
+    net = encoder(layers=2, batch=2, seq=9, width=48, heads=3, hidden=60)
+    samples = [net.sample(seed) for seed in range(SAMPLES)]
+    sites = find_sites(net.model)
+    simulator = Simulator(net.model, sites, find("host", threads=2), samples)
+    attention = sites.layers[1].attention
+    norm = attention.norm
+    frozen = simulator.frozen(attention.out.name, norm)
+    assert 0 < frozen.error < 0.5
+
+    # what the norm reads, by a model whose norm is the identity of it
+    rows, dense, wanted = [], [], []
+    for sample in samples:
+        seen = {}
+        dense.append(net.reference(sample, seen=lambda n, x, seen=seen: seen.setdefault(n, x)))
+        weights = net.model.weights
+        total = seen["1.out"] @ weights["1.out.w"].T.astype(np.float64) + weights["1.out.b"]
+        total = total + seen["1.qkv"]
+        rows.append(total[sample["attention_mask"] != 0])
+
+        def put(name, x, total=total):
+            return total * frozen.scale + frozen.shift if name == "1.up" else x
+
+        wanted.append((put, seen["1.up"]))
+    again = fitted(rows, net.model.weights[norm.weight], net.model.weights[norm.bias], norm.epsilon)
+    np.testing.assert_allclose(frozen.scale, again.scale, rtol=1e-3)
+    np.testing.assert_allclose(frozen.shift, again.shift, rtol=1e-3, atol=1e-4)
+    stream = simulator.dense_stream("layer1")
+    walked = simulator._walk(stream).after(2, Variant(seen={norm.name: frozen}))
+    for sample, (put, exact) in zip(walked, wanted, strict=True):
+        got = sample[simulator._programs.staged[2].inputs["layer1.ffn.up"]].numpy()
+        np.testing.assert_allclose(got, put("1.up", exact), atol=2e-5)
+        assert np.abs(got - exact).max() > 1e-3
+    error = simulator.sensitivity("layer1", Variant(seen={norm.name: frozen}), samples=None)
+    assert 1e-5 < error < 1
 
 
 @pytest.mark.parametrize("site", ["qkv", "out", "up", "down"])
