@@ -77,7 +77,7 @@ def test_every_schedule(run, close, nb):
         close(y, convolved(x, w, window))
 
 
-def several_strips(height=48):
+def several_strips(height=60):
     """A window on images so wide that a strip holds few rows of them."""
     window = Window(height, 130, 20, (3, 3), padding=(1, 1, 1, 1))
     assert 1 < strip_rows(window) < height
