@@ -62,7 +62,8 @@ def kernels(lowered: Model) -> list[Kernel]:
 
 def readable(gv: tvm.ir.GlobalVar) -> str:
     """A kernel's name without the marks that make it unique: ``linear_add_gelu``."""
-    return re.sub(r"(?<!int)\d+(?=_|$)", "", gv.name_hint.removeprefix("fused_"))
+    name = gv.name_hint.removeprefix("fused_")
+    return re.sub(r"(int\d|bf16|fp16)?\d*(?=_|$)", lambda found: found[1] or "", name)
 
 
 def schedule(lowered: Model, choose: Choose) -> tvm.IRModule:

@@ -3,6 +3,10 @@
 For targets that compute in it (AVX512_FP16, and AArch64 from Armv8.2 on), where it does twice the products
 of float32 at once. Eight times as precise as bfloat16, and good for numbers up to 65504 alone: layers whose
 weights, inputs or sums of products may exceed that on calibration data are left in float32.
+
+The simulator sees weights and inputs rounded as the kernels do, but not the rounding of short sums, which
+moves outputs by a thousandth of their root mean square (`targets.kernels.linear_fp16`): errors of this format
+are told too small until candidates that have it are built and measured.
 """
 
 from __future__ import annotations

@@ -60,6 +60,7 @@ def test_schedule_asks_once_for_each_kernel_and_puts_its_choice_in_place(lowered
         ("linear_int83", "linear_int8"),
         ("fused_conv2d2_add", "conv2d_add"),
         ("layer_norm", "layer_norm"),
+        ("fused_linear_fp161_add_round_to_bf162", "linear_fp16_add_round_to_bf16"),
     ],
 )
 def test_readable_names(unique, name):

@@ -84,19 +84,21 @@ def every_schedule_fits(caplog):
 
 @KINDS
 @pytest.mark.parametrize("window", WINDOWS, ids=ids)
-def test_products(run, target, window, kind):
+def test_products(compiled, window, kind):
     make, pack, stored, _ = kind
+    target = find("host")
     x, w = arrays(2, window, 35)
     func = make(2, window, 35, target.block)
     assert space_name(func) == make.__name__
-    for (y,) in run(func, target, [stored(x), pack(w, window, target.block)]):
-        near(y, x, w, window, kind)
+    (y,) = compiled(func, target)([stored(x), pack(w, window, target.block)])
+    near(y, x, w, window, kind)
 
 
 @KINDS
 @pytest.mark.parametrize("batch", [1, 2])
-def test_threads(run, threaded, batch, kind):
+def test_threads(run, batch, kind):
     """Of one image they share the strips' rows or the tiles, of two the images."""
+    threaded = find("host", 2)
     make, pack, stored, _ = kind
     x, w = arrays(batch, WINDOWS[0], 20)
     func = make(batch, WINDOWS[0], 20, threaded.block)
