@@ -58,6 +58,8 @@ SINGLE = ((28, 128, 128), (14, 256, 256))
 BLOCKS = (32, 16, 8)
 PATTERNS = 8
 TRIED = 4
+TILES = ((2, 1), (2, 2), (4, 1), (4, 2), (7, 1), (7, 2))
+"""Columns by vectors of channels that code made for one pattern is tried with."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,7 @@ def depthwise(layer: tuple[int, int, int], target: Target) -> Iterator[list[Kern
     inputs = (x, pack_depthwise(w))
     dense = schedules(conv_depthwise(1, window), target, TRIED)
     func = one_pattern(window, mask)
-    tiles = [(c, v) for c in (2, 4, 7) for v in (1, 2)]
-    made = [schedule_pattern(func, c, v * target.lanes) for c, v in tiles]
+    made = [schedule_pattern(func, c, v * target.lanes) for c, v in TILES]
     yield [("dense", dense, inputs), ("one pattern", made, inputs)]
 
 

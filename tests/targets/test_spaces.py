@@ -66,7 +66,7 @@ ROW_FAMILIES = ("quantize", "layer_norm", "softmax")
 
 TARGETS = [
     "x86-64-v2", "x86-64-v3", "x86-64-v4", "alderlake", "znver4", "sapphirerapids",
-    "aarch64", "aarch64-dotprod", "aarch64-i8mm",
+    "aarch64-dotprod", *(pytest.param(n, marks=pytest.mark.slow) for n in ("aarch64", "aarch64-i8mm")),
 ]  # fmt: skip
 
 
