@@ -3,9 +3,10 @@
     python -m benchmarks.static_int8
     python -m benchmarks.static_int8 --method minmax --method mse --json static_int8.json
 
-Dynamic: each row is quantised by its own range as it comes. Static: calibration fixed the scales, one row of
-the table for each way to choose ranges. Both are solved by the same solver on the same calibration
-texts, built into bundles, timed in turns with the float32 model, and scored on the split that steers a
+Dynamic: each row is quantised by its own range as it comes. Static: calibration fixed the scales, one
+row of the table for each way to choose ranges. Both are solved by the same solver on the same
+calibration texts, built into bundles, timed in turns with the float32 model (on one thread by
+processor time, which leaves out what others ran meanwhile), and scored on the split that steers a
 search and on the held-out one. The second table says where the time of both goes, by kernels measured
 alone, and the last line what came out.
 """
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,23 +27,23 @@ from rich.table import Table
 from codesign.candidate import Candidate, Choice
 from codesign.config import SweepConfig, load_config
 from codesign.device import this_device
-from codesign.frozen import digest
 from codesign.loop.candidates import Judge
-from codesign.loop.finals import lock_step
+from codesign.loop.finals import SWEEPS, lock_step
 from codesign.loop.kernel_table import kernel_rows
 from codesign.loop.layer_solver import LayerSolver
 from codesign.loop.request import SweepRequest
 from codesign.loop.workshop import Built, Workshop
 from codesign.machine import cores
 from codesign.measure import Rig
-from codesign.measurement import Measurement, Protocol, median, median_interval
+from codesign.measurement import Measurement, Protocol, median, median_interval, summarize
 from codesign.prepare import prepare
 from codesign.progress import progress_for
 from codesign.records import Records
 from codesign.report import KernelRow
+from codesign.runtime import Runtime
 from codesign.simulate import Simulator
 from codesign.sweep import SOLVER
-from codesign.user_code import Arrays, calibration_samples
+from codesign.user_code import calibration_samples
 from passes import int8, int8_attention, int8_static
 from passes.int8_static import BEST, RANGES, Int8Static, Int8StaticConfig
 from passes.sites import Sites
@@ -53,8 +56,8 @@ MARGIN = 0.005
 """Absolute loss of the metric within which two models are as good as each other: on 1,000 queries, less
 than the standard error of one of them."""
 
-REPEATS, TURNS = 8, 10
-"""Timed blocks of each model in a turn, and turns."""
+TURNS = 60
+"""Times that each version is timed."""
 
 KINDS = {
     "quantising alone": ("quantize", "pad_groups"),
@@ -177,9 +180,10 @@ def run(config: SweepConfig, folder: Path, methods: Sequence[str], attention: bo
     ):
         traces = folder / "traces"
         workshop = Workshop(target, this_device(), rig, records, config.trials, traces, progress)
+        # only measurements of kernels are taken from earlier runs: models and scores are made anew
         judge = Judge(
-            prepared, workshop, lambda: simulator, folder / "bundles", version_of(samples), metric,
-            lambda: solver,
+            prepared, workshop, lambda: simulator, folder / "bundles", f"{SOLVER} {time.time_ns()}",
+            metric, lambda: solver,
         )  # fmt: skip
         progress.start("solve", 1)
         solved = judge.solve(list(candidates.values()))
@@ -190,30 +194,54 @@ def run(config: SweepConfig, folder: Path, methods: Sequence[str], attention: bo
             for scorer in (request.search_quality, request.quality)
         ]
         paths = [b.bundle.path for _, b, _ in built]
-        times, _ = lock_step(rig, replace(protocol, repeats=REPEATS), paths, None, progress, TURNS)
+        progress.start("latency in turns", 1)
+        if config.threads == 1:
+            times = in_turns(paths)
+        else:
+            repeats = replace(protocol, repeats=TURNS // SWEEPS)
+            times = lock_step(rig, repeats, paths, None, progress)[0]
+        progress.step()
         where = [kinds(kernel_rows("", b.kernels, workshop)) for _, b, _ in built]
     return [
-        row_of(name, time, (times[0], times[1]), (search, held), (b, error or 0.0), kind)
-        for name, time, search, held, (_, b, error), kind in zip(
+        row_of(name, own, (times[0], times[1]), (search, held), (b, error or 0.0), kind)
+        for name, own, search, held, (_, b, error), kind in zip(
             candidates, times, *scores, built, where, strict=True
         )
     ]
 
 
+def in_turns(paths: Sequence[Path], turns: int = TURNS) -> list[Measurement]:
+    """Processor time of bundles of one thread, each called once in every turn, in random order.
+
+    Every timed call follows one that brings the weights back into the cache.
+    """
+    runtimes = [Runtime(path) for path in paths]
+    inputs = [runtime.example() for runtime in runtimes]
+    samples: list[list[float]] = [[] for _ in paths]
+    rng = random.Random(0)
+    for _ in range(turns):
+        for i in rng.sample(range(len(paths)), len(paths)):
+            runtimes[i].run(inputs[i])
+            start = time.thread_time()
+            runtimes[i].run(inputs[i])
+            samples[i].append(time.thread_time() - start)
+    return [summarize(s) for s in samples]
+
+
 def row_of(
     name: str,
-    time: Measurement,
+    own: Measurement,
     others: tuple[Measurement, Measurement],
     scores: tuple[float, float],
     built: tuple[Built, float],
     where: Mapping[str, float],
 ) -> Row:
     """A row from what was measured; ``others`` are the dense and the dynamic model."""
-    (over_dense, _), (over_dynamic, interval) = (ratio(other, time) for other in others)
+    (over_dense, _), (over_dynamic, interval) = (ratio(other, own) for other in others)
     return Row(
         name,
-        time.seconds * 1e3,
-        (time.lo * 1e3, time.hi * 1e3),
+        own.seconds * 1e3,
+        (own.lo * 1e3, own.hi * 1e3),
         over_dense,
         over_dynamic,
         interval,
@@ -222,12 +250,6 @@ def row_of(
         built[0].calls,
         where,
     )
-
-
-def version_of(samples: Sequence[Arrays]) -> str:
-    """Solvers and calibration data, as a part of the keys of records."""
-    parts = [digest([n, a.tobytes().hex()]) for s in samples for n, a in sorted(s.items())]
-    return digest([SOLVER, "benchmark", parts])[:16]
 
 
 def tables(rows: Sequence[Row], metric: str, title: str) -> list[Table]:

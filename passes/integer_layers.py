@@ -86,7 +86,7 @@ class Codes:
                 self.made[var] = var
             elif root is not None and name in VIEWS:
                 self.made[var] = root
-            elif root is None or self.numbers(value) is None:
+            elif self.made and (root is None or self.numbers(value) is None):
                 bad |= {self.made[v] for v in relax.analysis.free_vars(value) if v in self.made}
         bad |= {self.made[v] for v in outputs if v in self.made}
         self.made = {var: root for var, root in self.made.items() if root not in bad}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tvm import relax
 
 from targets.kernels.epilogue import with_epilogue
 from targets.kernels.linear_int8 import dense_int8, pack_int8, static_int8, static_shift
@@ -141,3 +143,39 @@ def test_packing_keeps_every_weight():
     assert (flat[33:] == 0).all()
     assert (flat[:, 7:] == 0).all()
     np.testing.assert_array_equal(wsum, w.astype(np.int64).sum(1))
+
+
+def test_work_before_the_product_is_left_to_the_default_schedule(run, target):
+    """A residual that is scaled before the product: no tile is made for it, and nothing breaks."""
+    lead, k, n = (2, 7), 64, 40
+    q, _, w = arrays(lead, k, n)
+    packed, _ = pack_int8(w, target.block)
+    func = static_int8(lead, k, n, target.block)
+    builder = relax.BlockBuilder()
+    shapes = [[int(d) for d in p.shape] for p in func.params]
+    inputs = [
+        relax.Var(f"x{i}", relax.TensorType(s, str(p.dtype)))
+        for i, (s, p) in enumerate(zip(shapes[:-1], func.params, strict=False))
+    ]
+    residual = relax.Var("r", relax.TensorType(shapes[-1], "float32"))
+    with builder.function("main", [*inputs, residual]):
+        with builder.dataflow():
+            scaled = builder.emit(relax.op.multiply(residual, relax.const(3.0, "float32")))
+            kernel = builder.add_func(func, "kernel")
+            y = relax.call_tir(kernel, inputs, relax.TensorType(shapes[-1], "float32"))
+            out = builder.emit_output(relax.op.add(builder.emit(y), scaled))
+        builder.emit_func_output(out)
+    fuse = [
+        *(relax.transform.LegalizeOps(), relax.transform.AnnotateTIROpPattern()),
+        *(relax.transform.FuseOps(), relax.transform.FuseTIR()),
+        relax.transform.DeadCodeElimination(),
+    ]
+    mod = tvm.transform.Sequential(fuse)(builder.get())
+    (fused,) = (f for f in mod.functions.values() if isinstance(f, tvm.tirx.PrimFunc))
+    ones, none = np.ones(n, np.float32), np.zeros(n, np.int32)
+    r = np.random.default_rng(1).integers(-9, 9, (*lead, n)).astype(np.float32)
+    names = [str(p.name) for p in fused.params][:-1]
+    values = {"x0": q, "x1": packed, "x2": ones, "x3": none, "r": r}
+    given = [values[next(v for v in values if name.startswith(v))] for name in names]
+    for (y,) in run(fused, target, given):
+        np.testing.assert_array_equal(y, exact(q, np.zeros(lead), w) + 3 * r)

@@ -10,6 +10,7 @@ from torch import nn
 from tvm import relax
 
 from codesign.candidate import Candidate, Choice
+from codesign.loop.formats import formats_for
 from codesign.loop.layer_solver import LayerSolver
 from codesign.loop.rewrite import rewrite_candidate
 from codesign.loop.solver import solve_candidate
@@ -17,7 +18,7 @@ from codesign.pipeline import compile_model
 from codesign.prepare import Prepared, prepare
 from codesign.simulate import Simulator
 from passes import bf16, fp16
-from passes.int8_static import choices
+from passes.int8_static import Int8Static, choices
 from targets.target import Target, find
 
 TARGET = find("host")
@@ -74,6 +75,17 @@ def outputs(lowered, executable, samples) -> np.ndarray:
         inputs = [tvm.runtime.tensor(v) for v in sample.values()]
         found.append(machine["main"](*inputs, *weights)[0].numpy())
     return np.concatenate(found).astype(np.float64)
+
+
+def test_patterns_of_codes_are_offered_where_both_passes_are_enabled(prepared):
+    target = find("icelake-server")
+    site = next(s for s in prepared.sites.linears if s.window is not None and s.in_features == 288)
+    both, _ = formats_for(site, target, ("pattern", "int8_static"))
+    shown = [f.kernel for f in both if isinstance(f, Int8Static)]
+    assert shown == [(), (3, 3)]
+    for enabled in (("int8_static",), ("pattern", "int8")):
+        found, _ = formats_for(site, target, enabled)
+        assert not [f for f in found if isinstance(f, Int8Static) and f.kernel]
 
 
 @pytest.mark.parametrize("density", [1.0, 0.5])
