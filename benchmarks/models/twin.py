@@ -92,10 +92,13 @@ class Twin:
         """Let a layer see its input as a kernel does."""
 
         def hook(module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-            (x,) = args
-            last = x.movedim(1, -1) if isinstance(module, nn.Conv2d) else x
-            seen = torch.as_tensor(_seen(last.numpy().astype(np.float32), how)).double()
-            return (seen.movedim(-1, 1) if isinstance(module, nn.Conv2d) else seen,)
+            x = args[0].movedim(1, -1) if isinstance(module, nn.Conv2d) else args[0]
+            order = np.arange(x.shape[-1])
+            if isinstance(module, nn.Linear):
+                order = self._order(site.weight, x.shape[-1])
+            seen = _seen(x.numpy()[..., order].astype(np.float32), how)[..., np.argsort(order)]
+            made = torch.as_tensor(seen).double()
+            return (made.movedim(-1, 1) if isinstance(module, nn.Conv2d) else made,)
 
         for name in _thirds(site.weight):
             self._owner(name).register_forward_pre_hook(hook)
@@ -173,7 +176,7 @@ class Twin:
 
     def _order(self, name: str, inputs: int) -> Array:
         """The inputs of a layer in the order of the canonical model: behind an image, channels last."""
-        if name not in self._weights:  # a part of a joined layer
+        if "+k+v" in name or name not in self._weights:  # no image is before attention
             return np.arange(inputs)
         mine, original = self._weights[name], self._original.get_parameter(name).detach().numpy()
         for channels in range(inputs, 0, -1):

@@ -41,8 +41,12 @@ class Architecture:
     def make(self, seed: int = 0) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
         """The module with weights as if it were trained, and inputs; the same for the same seed."""
         torch.manual_seed(seed)
-        inputs = self.inputs()
-        return as_trained(self.build(), *inputs), inputs
+        inputs, module = self.inputs(), self.build()
+        if not any(isinstance(m, nn.BatchNorm2d | nn.LayerNorm) for m in module.modules()):
+            for layer in module.modules():  # nothing else keeps activations in size
+                if isinstance(layer, nn.Conv2d | nn.Linear):
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        return as_trained(module, *inputs), inputs
 
 
 _BERT = {

@@ -35,6 +35,12 @@ def test_every_family_has_a_row_and_applies_somewhere() -> None:
     assert all(len(row) == 1 + len(PUBLISHED) and "yes" in row[1:] for row in found)
 
 
+def test_every_refusal_has_a_reason(small: Callable[[str], Any]) -> None:
+    for name in SMALL:
+        for said in verdicts(small(name).subject, find(TARGET)).values():
+            assert isinstance(said, Applies) or len(said.split()) > 3
+
+
 def test_a_target_without_instructions_says_so(small: Callable[[str], Any]) -> None:
     said = verdicts(small("bert").subject, find("x86-64-v3"))
     assert isinstance(said["vector sparsity"], Applies)

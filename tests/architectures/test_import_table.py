@@ -43,7 +43,7 @@ class Expected:
 
 
 TABLE = {
-    # a first layer, four blocks of which one does not widen, a last layer, a classifier
+    # a first layer, five blocks of which one does not widen, a last layer, a classifier
     "mobilenet_v2": Expected(False, {"nn.conv2d": 6, "matmul": 11, "clip": 11, "mean": 1}),
     # four blocks, three of them with squeeze-excitation and two with h-swish
     "mobilenet_v3": Expected(False, {"nn.conv2d": 5, "matmul": 16, "mean": 4}),

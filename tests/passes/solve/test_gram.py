@@ -171,3 +171,20 @@ def test_outputs_stand_for_dense_inputs_and_residual(calls):
         np.testing.assert_allclose(target_weight(W, other), target_weight(W, one), atol=1e-5)
     bias = corrected_bias(b, W, 0.5 * W, together)
     np.testing.assert_allclose(bias, corrected_bias(b, W, 0.5 * W, apart), atol=1e-5)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-4])
+def test_inputs_that_hardly_vary_can_be_solved_for(spread: float) -> None:
+    """Their means taken off, rounding is left: as much as damping takes, whatever its sign."""
+    rng = np.random.default_rng(4)
+    dense = (3 + spread * rng.standard_normal((700, 301))).astype(np.float32)
+    other = (dense * np.float32(1.01)).astype(np.float32)
+    gram = Gram(301)
+    gram.add(other, dense)
+    W = rng.standard_normal((7, 301)).astype(np.float32)
+    np.linalg.cholesky(damped(gram.centred().xx, 0.0))
+    got = target_weight(W, gram.centred())
+    bias = corrected_bias(np.zeros(7, np.float32), W, got, gram)
+    wanted = dense.astype(np.float64) @ W.T
+    error = np.abs(other.astype(np.float64) @ got.T + bias - wanted).max()
+    assert error < 1e-3 * np.abs(wanted).max()
