@@ -26,6 +26,7 @@ from codesign.search import (
     changes,
     learn_together,
     propose_among,
+    saved_share,
 )
 
 USUAL_LOSS = 0.01
@@ -203,8 +204,17 @@ class Rounds:
             calls = self.dense.built.calls
             ratio = goal.max_latency_ms * 1e-3 - calibration.per_kernel * calls
             seconds = max(ratio, 1e-6) / calibration.scale
-        size = None if goal.max_size_mb is None else goal.max_size_mb * 1e6
-        return Limits(seconds, loss, WORST_LOSS, USUAL_LOSS, goal.sized, size)
+        return Limits(seconds, loss, WORST_LOSS, USUAL_LOSS, goal.sized, self._max_size())
+
+    def _max_size(self) -> float | None:
+        """The limit of the size in the bytes of the tables, by what bundles so far really take."""
+        most = self.config.goal.max_size_mb
+        if most is None:
+            return None
+        dense = self.dense.built.bundle.size_bytes
+        sizes = [(j.predicted_size, j.built.bundle.size_bytes) for j in self.judged]
+        share = max(saved_share(dense, sizes), 0.1)
+        return dense - (dense - most * 1e6) / share
 
 
 def relative_loss(dense: Evaluation, other: Evaluation, metric: str) -> float:

@@ -4,7 +4,7 @@ from codesign.search.changes import Change, changes
 from codesign.search.correct import Correction, Observation, learn, learn_together
 from codesign.search.dp import Plan, solve
 from codesign.search.propose import Limits, propose, propose_among
-from codesign.search.sizes import solve_sized
+from codesign.search.sizes import saved_share, solve_sized
 from codesign.search.tables import Group, Layer, Option, Tables
 from codesign.search.veto import veto_slow
 
@@ -23,6 +23,7 @@ __all__ = [
     "learn_together",
     "propose",
     "propose_among",
+    "saved_share",
     "solve",
     "solve_sized",
     "veto_slow",

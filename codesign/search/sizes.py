@@ -9,6 +9,7 @@ seconds and bytes next to one of the prices.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import sqrt
 
 from codesign.pareto import front_of
@@ -50,6 +51,26 @@ def solve_sized(
         if max_error is not None and max_size is not None:
             found += _at_limit(tables, unit, fewer, max_error, max_size)
     return [found[i] for i in front_of([(p.seconds, p.error, p.size) for p in found])]
+
+
+def saved_share(
+    dense: float, sizes: Sequence[tuple[float, float]], prior: float = 0.1, noise: float = 0.02
+) -> float:
+    """Bytes really saved for each byte predicted to be saved against the dense model; 1 without any.
+
+    Least squares through the dense model, whose size is known, with a normal prior around 1: what
+    a prediction leaves out is the code of other kernels, and that fewer weights may code less well.
+
+    Args:
+        dense: size of the dense model's bundle.
+        sizes: (predicted, measured) of other bundles.
+        prior: standard deviation of the share before anything was measured.
+        noise: standard deviation of one size, relative to the dense one.
+    """
+    saved = [((dense - p) / dense, (dense - m) / dense) for p, m in sizes]
+    weight = (noise / prior) ** 2
+    both = sum(p * m for p, m in saved) + weight
+    return both / (sum(p * p for p, _ in saved) + weight)
 
 
 def _at_limit(

@@ -237,7 +237,7 @@ def test_sizes_are_predicted_before_they_are_built(sized: SweepResult) -> None:
     rows = sized.data.predictions
     assert len(rows) == 3
     for row in rows:
-        assert row.predicted_bytes == pytest.approx(row.measured_bytes, rel=0.1)
+        assert row.predicted_bytes == pytest.approx(row.measured_bytes, rel=0.15)
 
 
 def test_a_limit_that_nothing_meets_is_told_with_the_smallest(

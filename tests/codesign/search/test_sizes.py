@@ -17,6 +17,7 @@ from codesign.search import (
     Option,
     Tables,
     propose,
+    saved_share,
     solve,
     solve_sized,
     veto_slow,
@@ -138,6 +139,14 @@ def test_without_sizes_it_is_the_plain_frontier():
     plain = trade().mapped(lambda _, o: replace(o, size=0.0))
     found = [(p.seconds, p.error) for p in solve_sized(plain)]
     assert found == [(p.seconds, p.error) for p in solve(plain)]
+
+
+def test_savings_are_corrected_by_what_bundles_take():
+    assert saved_share(100.0, []) == 1.0
+    seen = [(p, 100 - 0.8 * (100 - p)) for p in (20.0, 40.0, 60.0, 80.0)]
+    one, all_of_them = saved_share(100.0, seen[-1:]), saved_share(100.0, seen)
+    assert 0.8 < all_of_them < 0.81 < one < 0.95
+    assert saved_share(100.0, [(100.0, 103.0)]) == 1.0  # nothing was to be saved: nothing is learnt
 
 
 # the veto ----------------------------------------------------------------------------------------
