@@ -178,14 +178,22 @@ def _vetoes(rounds: Rounds) -> tuple[Veto, ...]:
 
 
 def _options(rounds: Rounds) -> tuple[OptionRow, ...]:
-    """Options that change at most one thing: the measured tables in short."""
-    return tuple(
+    """Options that change at most one thing, and the bases as they are: the measured tables in short."""
+    bases = [
+        OptionRow(
+            WHOLE, k.base.label, k.tables.totals((0,) * len(k.tables.groups))[0] * 1e6, k.base.error
+        )
+        for k in rounds.known
+        if k.base.choices
+    ]
+    options = (
         OptionRow(known.base.named(g.name), o.label, o.seconds * 1e6, o.error, o.veto)
         for known in rounds.known
         for g in known.tables.groups
         for o in g.options
-        if len(o.choices) <= 1
+        if len(o.choices) <= 1 and g.name != WHOLE
     )
+    return (*bases, *options)
 
 
 def _predictions(rounds: Rounds, named: dict[str, str]) -> tuple[Prediction, ...]:
