@@ -9,7 +9,8 @@ order of computation, on what really reaches it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -101,6 +102,7 @@ class ChannelPruner:
         target: widths are multiples of its steps.
         progress: one step for each group and each layer.
         store: what was solved earlier; None if nothing is kept.
+        shares: that will be asked for: which channels stay is found for all of them at once.
     """
 
     base: Base
@@ -109,6 +111,8 @@ class ChannelPruner:
     target: Target
     progress: ProgressReporter
     store: ChannelStore | None = None
+    shares: tuple[float, ...] = SHARES
+    _chosen: dict[tuple[ChannelGroup, int], Positions] = field(default_factory=dict)
 
     def narrowed(self, share: float) -> Base:
         """The base with ``share`` of the multiply-adds.
@@ -136,15 +140,38 @@ class ChannelPruner:
         )
 
     def _solved(self, share: float) -> Solution:
-        widths = ranked_widths(self.base.model, self._importance, share, self.target)
-        widths = {group: width for group, width in widths.items() if width < group.size}
+        widths = self._widths.get(share) or self._ranked(share)
         self.progress.start(f"{NAME} {share:g}: which stay", len(widths))
         keep: dict[ChannelGroup, Positions] = {}
         for group, width in widths.items():
-            (keep[group],) = choose_channels(self.base.model, group, self._grams(group), [width])
+            if (group, width) not in self._chosen:
+                self._choose(
+                    group, {width, *(w[group] for w in self._widths.values() if group in w)}
+                )
+            keep[group] = self._chosen[group, width]
             self.progress.step(f"{width} of {group.size} {group.name}")
         weights, error = self._refitted(keep)
         return Solution({group.name: units for group, units in keep.items()}, weights, error)
+
+    def _choose(self, group: ChannelGroup, widths: set[int]) -> None:
+        """Which channels stay for several widths, at the price of the smallest."""
+        counts = sorted(widths)
+        kept = choose_channels(self.base.model, group, self._grams(group), counts)
+        self._chosen |= {(group, n): units for n, units in zip(counts, kept, strict=True)}
+
+    def _ranked(self, share: float) -> dict[ChannelGroup, int]:
+        """The widths of the groups that lose channels."""
+        widths = ranked_widths(self.base.model, self._importance, share, self.target)
+        return {group: width for group, width in widths.items() if width < group.size}
+
+    @cached_property
+    def _widths(self) -> dict[float, dict[ChannelGroup, int]]:
+        """The widths for each of the shares that can be had."""
+        found: dict[float, dict[ChannelGroup, int]] = {}
+        for share in self.shares:
+            with suppress(PassError):  # whoever asks for that share is told
+                found[share] = self._ranked(share)
+        return found
 
     @cached_property
     def _importance(self) -> dict[ChannelGroup, Importance]:

@@ -96,5 +96,8 @@ def gained_before(offers: Mapping[str, Offers], worth: Mapping[str, Offers]) -> 
 
 
 def _of_kinds(forms: tuple[Format, ...], worth: tuple[Format, ...]) -> tuple[Format, ...]:
-    kinds = {form.family for form in worth}
-    return tuple(form for form in forms if form.family in kinds)
+    """Forms of a family that was worth it, or of its pass where a family is a number of its own width."""
+    families = {form.family for form in worth}
+    alike = {form.name for form in forms if form.family in families}
+    names = {form.name for form in worth} - alike
+    return tuple(form for form in forms if form.family in families or form.name in names)

@@ -186,22 +186,27 @@ def _vetoes(rounds: Rounds) -> tuple[Veto, ...]:
 
 
 def _options(rounds: Rounds) -> tuple[OptionRow, ...]:
-    """Options that change at most one thing: the measured tables in short."""
+    """Options that change at most one thing, and the bases as they are: the measured tables in short."""
     sized = rounds.config.goal.sized
-    return tuple(
-        OptionRow(
-            known.base.named(g.name),
-            o.label,
-            o.seconds * 1e6,
-            o.error,
-            o.veto,
-            o.size if sized else None,
-        )
+
+    def row(
+        site: str, label: str, seconds: float, error: float, veto: str, size: float
+    ) -> OptionRow:
+        return OptionRow(site, label, seconds * 1e6, error, veto, size if sized else None)
+
+    bases = []
+    for base, tables in ((k.base, k.tables) for k in rounds.known if k.base.choices):
+        untouched = (0,) * len(tables.groups)
+        seconds = tables.totals(untouched)[0]
+        bases.append(row(WHOLE, base.label, seconds, base.error, "", tables.size(untouched)))
+    options = (
+        row(known.base.named(g.name), o.label, o.seconds, o.error, o.veto, o.size)
         for known in rounds.known
         for g in known.tables.groups
         for o in g.options
-        if len(o.choices) <= 1
+        if len(o.choices) <= 1 and g.name != WHOLE
     )
+    return (*bases, *options)
 
 
 def _predictions(rounds: Rounds, named: dict[str, str]) -> tuple[Prediction, ...]:

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from codesign.loop.blocks import blocks_of
-from codesign.loop.gains import at_full_width, gainful
-from codesign.loop.offers import all_offers
+from codesign.loop.gains import at_full_width, gained_before, gainful
+from codesign.loop.offers import Offers, all_offers
 from codesign.loop.tables import space_of
 from passes import int8_attention
 from passes.find_sites import find_sites
 from passes.formats import DENSE
 from passes.int8 import Int8
+from passes.low_rank import LowRank
 from passes.sparse import Sparse
 from targets.target import KNOWN
 
@@ -57,3 +58,21 @@ def _microseconds(kernel: str, slow: str) -> float:
         and not any(word in kernel for word in ("int8", "sparse"))
         else 10
     )
+
+
+def test_a_narrower_form_is_offered_the_kinds_that_gained() -> None:
+    """Its own widths and ranks; units of a block stay, for channels went everywhere already."""
+    int8, half, quarter = Int8(1.0, 32), Sparse(0.5, 32), Sparse(0.25, 32)
+    before = Offers((None, 64), (DENSE, int8, half), (DENSE, LowRank(32)), (), ("", "approximate"))
+    now = Offers(
+        (None, 32),
+        (DENSE, int8, half, quarter, LowRank(16)),
+        (DENSE, int8, LowRank(16), LowRank(8)),
+        (),
+        ("", "approximate"),
+    )
+    (left,) = gained_before({"block0": now}, {"block0": before}).values()
+    assert left.keeps == (None,)
+    assert left.first == (DENSE, int8, half)
+    assert left.second == (DENSE, LowRank(16), LowRank(8))
+    assert left.core == ("", "approximate")
