@@ -17,6 +17,7 @@ from codesign.kernels import Kernel, kernel_hash, kernels
 from passes.fuse import Chain, Fusable, Partition, Span, choices, fusable, fuse, kernels_of
 from passes.lower import lower
 from passes.model import Model
+from passes.report import Refusal
 from targets.target import Target
 
 CALL = 0.5e-6
@@ -122,10 +123,12 @@ class Planner:
 
     Attributes:
         enabled: whether there is a choice; otherwise all is fused as relax does.
+        refusals: what was not fused in any way, and why.
     """
 
     target: Target
     enabled: bool = True
+    refusals: dict[Refusal, None] = field(default_factory=dict)
     _known: dict[str, KernelChain] = field(default_factory=dict)
 
     def units(self, model: Model) -> list[Unit]:
@@ -141,6 +144,7 @@ class Planner:
         if not self.enabled:
             return Plan(lower(model, self.target), None, (), self.target)
         found = fusable(model, self.target)
+        self.refusals |= dict.fromkeys(found.refusals)
         chains = tuple(self._chain(chain) for chain in found.chains)
         return Plan(fuse(found, self.target, {})[0], found, chains, self.target)
 

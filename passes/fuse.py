@@ -24,7 +24,9 @@ from passes.grouped import (
     Plain,
     is_call_tir,
     primitive,
+    reads_of,
     regrouped,
+    results_of,
 )
 from passes.lower import finished, grouped_model
 from passes.model import Model
@@ -290,6 +292,7 @@ def _next(
     """The group that may go on a chain, if there is one."""
     end = graph.items[chain[-1]]
     assert not isinstance(end, Plain)
+    earlier = {r for p in chain for r in results_of(graph.items[p])} - set(end[-1].results)
     readers = dict.fromkeys(at for r in end[-1].results for at in graph.readers.get(r, ()))
     for at in readers:
         item = graph.items[at] if at >= 0 else None
@@ -297,6 +300,8 @@ def _next(
             continue
         if not any(r in item[0].reads for r in end[-1].results):
             continue
+        if not earlier.isdisjoint(reads_of(item)):
+            continue  # more than one result would lead on: no place to part the chain
         between = (end[-1], item[0])
         reason = _not_rows(between, config)
         if reason is None and len(end[-1].results) == 1 and not _around(graph, chain, at, chain_of):

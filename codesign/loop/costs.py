@@ -25,6 +25,7 @@ from codesign.simulate.instrument import as_model
 from passes.formats import DENSE, Format, Solved
 from passes.model import Model
 from passes.norm import Frozen
+from passes.report import Refusal
 from passes.sites import Linear, Section
 from targets.target import Target
 
@@ -49,6 +50,11 @@ class KernelBook:
     fuse: bool = False
     known: dict[str, Unit] = field(default_factory=dict)
     _planner: Planner | None = None
+
+    @property
+    def refusals(self) -> list[Refusal]:
+        """What neighbouring operators are never one kernel, and why."""
+        return [] if self._planner is None else list(self._planner.refusals)
 
     def count(self, model: Model, target: Target) -> Counter[str]:
         """The kernels and chains of a canonical (or rewritten) model."""

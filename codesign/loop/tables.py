@@ -54,7 +54,8 @@ class Space:
     @property
     def refusals(self) -> list[Refusal]:
         """What the passes did not offer, and why."""
-        return [*self.no_lengths, *(r for o in self.offers.values() for r in o.refusals)]
+        offered = [r for o in self.offers.values() for r in o.refusals]
+        return [*self.no_lengths, *offered, *self.book.refusals]
 
 
 def space_of(
