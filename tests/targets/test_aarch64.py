@@ -167,7 +167,7 @@ def test_products_of_bfloat16(on, instruction):
 @pytest.mark.parametrize("name", ["linear", "sparse", "conv", "conv sparse", *list(INT8)[:5]])
 def test_no_point_that_is_tried_early_spills(name, on):
     func = {**PRODUCTS, **INT8}[name]()
-    for code in codes_of(func, find(on), count=4):
+    for code in codes_of(func, find(on), count=3):
         check_product(code, DOTS[on] if name in INT8 else FMLA)
 
 
