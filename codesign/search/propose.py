@@ -93,6 +93,7 @@ def propose_among(
 def _frontier(tables: Sequence[Tables], bins: int) -> list[tuple[int, Plan]]:
     """The plans of all tables that no other one beats, fastest first."""
     plans = [(i, plan) for i, own in enumerate(tables) for plan in solve(own, bins=bins)]
+    plans = [p for p in plans if p[1].seconds > 0]  # nothing is left of a model that takes no time
     plans.sort(key=lambda p: (p[1].seconds, p[1].error))
     found: list[tuple[int, Plan]] = []
     for i, plan in plans:
@@ -108,7 +109,7 @@ def _new(
     fresh = []
     for i, plan in plans:
         key = tables[i].candidate(plan.picks).key
-        if key not in done and plan.seconds > 0:  # nothing is left of a model that takes no time
+        if key not in done:
             done.add(key)
             fresh.append((i, plan))
     return fresh
