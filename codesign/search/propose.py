@@ -106,7 +106,10 @@ def _frontier(
 ) -> list[tuple[int, Plan]]:
     """The plans of all tables that no other one beats, and that are small enough, fastest first."""
     plans = [
-        (i, plan) for i, own in enumerate(tables) for plan in _solved(own, correction, limits, bins)
+        (i, plan)
+        for i, own in enumerate(tables)
+        for plan in _solved(own, correction, limits, bins)
+        if plan.seconds > 0  # nothing is left of a model that takes no time
     ]
     if limits.max_size is not None:
         most = limits.max_size
@@ -132,7 +135,7 @@ def _new(
     fresh = []
     for i, plan in plans:
         key = tables[i].candidate(plan.picks).key
-        if key not in done and plan.seconds > 0:  # nothing is left of a model that takes no time
+        if key not in done:
             done.add(key)
             fresh.append((i, plan))
     return fresh

@@ -21,6 +21,8 @@ from codesign.progress import Silent
 from codesign.runtime import Predictor
 from targets.target import find
 
+pytestmark = pytest.mark.slow
+
 BLOCK = find("host").block
 SHAPE = (1, 3, 8, 8)
 

@@ -179,6 +179,7 @@ def test_its_error_is_that_of_the_built_network(
     assert 0 < narrow.error < 0.2
 
 
+@pytest.mark.slow
 def test_refitting_loses_less_than_cutting(
     base: Base, narrow: Base, pruner: ChannelPruner, whole: np.ndarray
 ) -> None:

@@ -98,3 +98,9 @@ def test_what_was_built_from_either_is_not_proposed_again(encoder, narrower):
     assert not {(b, p.picks) for b, p in first} & {(b, p.picks) for b, p in again}
     keys = {both[b].candidate(p.picks).key for b, p in again}
     assert not keys & {both[b].candidate(p.picks).key for b, p in first}
+
+
+def test_a_plan_that_takes_no_time_beats_none(encoder, narrower):
+    impossible = replace(encoder(), base_seconds=-1.0)  # what disturbed measurements can add up to
+    found = propose_among([impossible, narrower(0.4, 0.05)], NAIVE, [[], []], 8)
+    assert {base for base, _ in found} == {1}
