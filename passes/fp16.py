@@ -2,7 +2,7 @@
 
 For targets that compute in it (AVX512_FP16, and AArch64 from Armv8.2 on), where it does twice the products
 of float32 at once. Eight times as precise as bfloat16, and good for numbers up to 65504 alone: layers whose
-weights, inputs or sums of products may exceed that on calibration data are left in float32.
+weights exceed that, or whose inputs or sums of products may come near on calibration data, stay float32.
 
 The simulator sees weights and inputs rounded as the kernels do, but not the rounding of short sums, which
 moves outputs by a thousandth of their root mean square (`targets.kernels.linear_fp16`): errors of this format
@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from passes.formats import FLOAT16, Seen
+from passes.errors import PassError
+from passes.formats import FLOAT16, Parts, Seen
 from passes.half import Half, HalfConfig, offered
 from passes.report import Refusal
 from targets.kernels.conv_fp16 import conv_fp16, pack_conv_fp16
@@ -34,11 +35,16 @@ from targets.kernels.linear_fp16 import (
 
 if TYPE_CHECKING:
     from passes.sites import Linear
+    from passes.solve.gram import Gram
     from passes.solve.values import Values
     from targets.kernels.window import Window
     from targets.target import Target
 
 NAME = "fp16"
+
+ROOM = 2
+"""It is offered where inputs and sums stay below the largest float16 by this factor on calibration data: other
+data, and layers compressed before this one, may make them larger."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +55,14 @@ class Fp16(Half):
     inputs: ClassVar[Seen] = FLOAT16
 
     def unfit(self, weight: NDArray[np.floating], values: Values) -> str | None:
-        if reason := too_large(weight):
-            return reason
-        size = np.maximum(values.high, -values.low)
-        if size.max(initial=0) > LARGEST:
-            return f"inputs reach {size.max():.3g}, float16 ends at {LARGEST:.0f}"
-        terms = np.abs(weight) * size
-        if terms.shape[1] > CHUNK:  # in whatever order a kernel adds them
-            terms = np.partition(terms, -CHUNK, axis=1)[:, -CHUNK:]
-        most = float(terms.sum(axis=1).max(initial=0))
-        if most > LARGEST:
-            return f"sums of {CHUNK} products may reach {most:.3g}, float16 ends at {LARGEST:.0f}"
-        return None
+        return beyond(weight, values, LARGEST / ROOM)
+
+    def represent(
+        self, weight: NDArray[np.float32], mask: NDArray[np.bool_] | None, gram: Gram
+    ) -> tuple[NDArray[np.float32], Parts]:
+        if (reason := beyond(weight, gram.values, LARGEST)) is not None:
+            raise PassError("a layer does not fit fp16", got=reason, next="leave it in float32")
+        return super().represent(weight, mask, gram)
 
     def rounded(self, weight: NDArray[np.floating]) -> NDArray[np.float32]:
         return fp16_values(weight)
@@ -105,6 +107,21 @@ def lacks_fp16(target: Target) -> str | None:
     if target.has_fp16:
         return None
     return f"{target.name} does not compute in float16 (AVX512_FP16, FEAT_FP16 of AArch64)"
+
+
+def beyond(weight: NDArray[np.floating], values: Values, limit: float) -> str | None:
+    """Why the numbers of a layer do not fit: weights that no float16 can be, inputs or short sums above a limit."""
+    if reason := too_large(weight):
+        return reason
+    end = f"more than {limit:.0f}; float16 ends at {LARGEST:.0f}"
+    size = np.maximum(values.high, -values.low)
+    if size.max(initial=0) > limit:
+        return f"inputs reach {size.max():.3g}, {end}"
+    terms = np.abs(weight) * size
+    if terms.shape[1] > CHUNK:  # in whatever order a kernel adds them
+        terms = np.partition(terms, -CHUNK, axis=1)[:, -CHUNK:]
+    most = float(terms.sum(axis=1).max(initial=0))
+    return f"sums of {CHUNK} products may reach {most:.3g}, {end}" if most > limit else None
 
 
 def too_large(weight: NDArray[np.floating]) -> str | None:

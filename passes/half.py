@@ -64,10 +64,6 @@ class Half(Format):
     def represent(
         self, weight: NDArray[np.float32], mask: NDArray[np.bool_] | None, gram: Gram
     ) -> tuple[NDArray[np.float32], Parts]:
-        if (reason := self.unfit(weight, gram.values)) is not None:
-            raise PassError(
-                f"a layer does not fit {self}", got=reason, next="leave it in float32 or bfloat16"
-            )
         return self.rounded(weight), {}
 
     def seen(self, parts: Parts) -> Seen:
