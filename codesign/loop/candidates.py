@@ -86,7 +86,9 @@ class Judge:
             base, solver = bases[candidate.key], solvers[candidate.key]
             return solve_candidate(base.sites, base.simulator, solver, candidate, target, step)
 
-        return solve_side_by_side(todo, solve, goes_on)
+        progress = self.workshop.progress
+        progress.start("solve the weights of candidates", len(todo))
+        return solve_side_by_side(todo, solve, goes_on, progress.step)
 
     def build(
         self, candidate: Candidate, solved: SolvedCandidate | None = None

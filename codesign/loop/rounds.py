@@ -69,7 +69,6 @@ class Rounds:
     def run(self) -> None:
         """Search until the budget ends or nothing new is proposed."""
         most = self.config.budget.measurements
-        self.progress.start("search: build and measure candidates", most or 16)
         if self.deadline == math.inf:
             while self._grown():
                 pass
@@ -147,6 +146,7 @@ class Rounds:
                 continue
             predicted = calibration.predict(made.kernel_seconds, made.calls)
             built.append((plan, candidate, made, error, latency, predicted))
+        self.progress.start(f"search, round {number}: built and measured, quality", len(built))
         scores = self.judge.quality(
             [(c, m, e) for _, c, m, e, _, _ in built], self.scorer.function, self.scorer.tag
         )

@@ -74,12 +74,14 @@ def solve_side_by_side(
     candidates: Sequence[Candidate],
     solve: Callable[[Candidate, Callable[[], None]], SolvedCandidate],
     goes_on: Callable[[], bool],
+    told: Callable[[], None] = lambda: None,
 ) -> dict[str, SolvedCandidate]:
     """Solve candidates, as many at once as there are cores: key -> what came out.
 
     Args:
         solve: solves one and calls back after each layer.
         goes_on: asked before each candidate; those for which it says no are left out.
+        told: called when the next candidate in order is done or left out.
     """
     stop = Event()
 
@@ -92,8 +94,11 @@ def solve_side_by_side(
 
     with ThreadPoolExecutor(cores()) as pool:
         jobs = {candidate.key: pool.submit(work, candidate) for candidate in candidates}
+        results: dict[str, SolvedCandidate | None] = {}
         try:
-            results = {key: job.result() for key, job in jobs.items()}
+            for key, job in jobs.items():
+                results[key] = job.result()
+                told()
         finally:
             stop.set()
     return {key: result for key, result in results.items() if result is not None}
