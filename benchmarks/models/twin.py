@@ -19,7 +19,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from passes.approximate import COEFFICIENTS, LIMIT
-from passes.formats import BFLOAT16, ROWS, Seen
+from passes.formats import BFLOAT16, FLOAT16, ROWS, Seen
 from passes.sites import Linear
 from targets.kernels.attention_int8 import attention_int8_reference
 from targets.kernels.linear_bf16 import bf16_bits, bf16_values
@@ -257,6 +257,8 @@ def _seen(x: NDArray[np.float32], how: Seen) -> Array:
     """What a kernel sees of x [..., channels]."""
     if how == BFLOAT16:
         return bf16_values(bf16_bits(x))
+    if how == FLOAT16:
+        return x.astype(np.float16).astype(np.float64)
     if how == ROWS:
         return quantize_reference(x).dequantized()
     scale, zero = np.array(how.scale, np.float64), np.array(how.zero, np.float64)

@@ -46,7 +46,7 @@ SAMPLES = 6
 
 BY_NAME = {family.name: family for family in FAMILIES}
 
-COARSE = {"int8, dynamic", "int8, static", "int8 attention", "bfloat16"}
+COARSE = {"int8, dynamic", "int8, static", "int8 attention", "bfloat16", "float16"}
 """Families that round activations: a number half way between two codes may become the other one, since
 sums are in another order, and the difference is then a step of a code and what follows from it."""
 
