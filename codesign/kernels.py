@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -11,6 +10,7 @@ import tvm_ffi
 from tvm import relax, tirx
 from tvm.s_tir import Schedule
 
+from passes.kernel_names import readable
 from passes.model import Model
 from targets.kernels import spaces
 from targets.target import Target
@@ -56,14 +56,8 @@ def kernels(lowered: Model) -> list[Kernel]:
     for gv in _called(lowered.main):
         key = hashes[gv]
         counts[key] = counts.get(key, 0) + 1
-        found.setdefault(key, Kernel(key, anonymous(lowered.mod[gv]), readable(gv), 0))
+        found.setdefault(key, Kernel(key, anonymous(lowered.mod[gv]), readable(gv.name_hint), 0))
     return [replace(k, count=counts[k.hash]) for k in found.values()]
-
-
-def readable(gv: tvm.ir.GlobalVar) -> str:
-    """A kernel's name without the marks that make it unique: ``linear_add_gelu``."""
-    name = gv.name_hint.removeprefix("fused_")
-    return re.sub(r"(int\d|bf16|fp16)?\d*(?=_|$)", lambda found: found[1] or "", name)
 
 
 def schedule(lowered: Model, choose: Choose) -> tvm.IRModule:

@@ -147,6 +147,7 @@ class _Tuner:
         self.target, self.device, self.rig = target, device, rig
         self.records, self.trials, self.space = records, trials, space
         self.database = database
+        spaces.intrinsics(target)  # traces name them
         self.backend = WorkerBackend(rig)
         self.builder = WorkerBuilder(self.backend)
         self.runner = WorkerRunner(self.backend)

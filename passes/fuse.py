@@ -9,7 +9,6 @@ of DNNFusion, Niu et al. 2021). All partitions compute the same; which is fastes
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,6 +27,7 @@ from passes.grouped import (
     regrouped,
     results_of,
 )
+from passes.kernel_names import readable
 from passes.lower import finished, grouped_model
 from passes.model import Model
 from passes.report import Change, Refusal, Report
@@ -107,7 +107,9 @@ class Chain:
 
     def spelled(self, partition: Partition) -> str:
         """A partition by the names of its operators."""
-        return " | ".join("+".join(_name(op) for op in self.part(span)) for span in partition)
+        return " | ".join(
+            "+".join(readable(op.name) for op in self.part(span)) for span in partition
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +238,7 @@ def _not_rows(ops: Group, config: FuseConfig) -> str | None:
         return "passes over rows are not joined"
     kinds = [_kind(op) for op in ops]
     if "other" in kinds:
-        name = _name(ops[kinds.index("other")])
+        name = readable(ops[kinds.index("other")].name)
         return f"{name} makes tiles of its output, or reduces: it is no pass over rows"
     if "rows" not in kinds:
         return "elementwise work alone has no schedule as one kernel with several results"
@@ -259,10 +261,6 @@ def _row(op: Op) -> tuple[int, ...]:
     """The leading extents of what an operator makes, or nothing if that is no tensor of rows."""
     shape = tuple(int(d) for d in op.results[0].ty.shape.values)
     return shape[:-1] if len(shape) > 1 else ()
-
-
-def _name(op: Op) -> str:
-    return re.sub(r"(?<!int)\d+$", "", op.name)
 
 
 def _chains(graph: Grouped, config: FuseConfig) -> tuple[list[list[int]], list[Refusal]]:
@@ -307,7 +305,7 @@ def _next(
         if reason is None and len(end[-1].results) == 1 and not _around(graph, chain, at, chain_of):
             return at
         if reason is not None and any(_kind(op) == "rows" for op in between):
-            refusals.append(Refusal(" | ".join(_name(op) for op in between), NAME, reason))
+            refusals.append(Refusal(" | ".join(readable(op.name) for op in between), NAME, reason))
     return None
 
 

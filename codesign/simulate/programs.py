@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from codesign.kernels import default_schedules, prim_funcs, readable, schedule_module
+from codesign.kernels import default_schedules, prim_funcs, schedule_module
 from codesign.pipeline import build
+from passes.kernel_names import readable
 from passes.lower import lower, lowered_weights
 from passes.model import Model
 from targets.target import Target
@@ -58,7 +59,7 @@ def link(models: Mapping[str, Model]) -> tvm.IRModule:
     mains = {}
     for name, model in models.items():
         kernels = prim_funcs(model.mod).items()
-        shared = {gv.name_hint: builder.add_func(f, readable(gv)) for gv, f in kernels}
+        shared = {gv.name_hint: builder.add_func(f, readable(gv.name_hint)) for gv, f in kernels}
         main = _Rename(shared).visit_expr(model.main)
         mains[name] = main.with_attr("global_symbol", name)
     module = builder.get()

@@ -10,9 +10,6 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.script import tirx as T
 
-KINDS = (("vnni", 256), ("vnni", 512), ("usdot", 128), ("sdot", 128))
-"""(`Target.dot`, bits of a vector)."""
-
 _OFFSET = 128
 
 
@@ -22,7 +19,7 @@ def dot(
     """``sums`` (int32) and the products of four neighbours of ``unsigned`` and ``signed``, both as int8.
 
     Args:
-        kind: one of KINDS.
+        kind: as `Target.dot` says it.
         lanes: sums in a vector.
     """
     if kind == "vnni":

@@ -9,23 +9,25 @@ wants int8 vectors; its AVX2 and AVX-512 ones use ``pmaddubs``, which saturates.
 
 from __future__ import annotations
 
+from functools import cache
+
 from tvm import s_tir, tirx
 from tvm.script import tirx as T
 
-from targets.kernels.dot import KINDS, add_pairs, dot
+from targets.kernels.dot import add_pairs, dot
 from targets.target import Target
 
 
 def dot_name(target: Target) -> str | None:
     """The intrinsic that adds 4 products to each of ``target.lanes`` int32; None without such a one."""
-    return f"codesign.dot4_{target.dot}_{target.vector_bits}" if target.dot else None
+    return _dot(target.dot, target.vector_bits) if target.dot else None
 
 
 def madd_name(target: Target) -> str | None:
     """The intrinsic that adds 2 products to each of ``target.lanes`` int32; None below AVX2 on x86."""
     if target.architecture == "aarch64":
-        return "codesign.madd2_128"
-    return f"codesign.madd2_{target.vector_bits}" if target.vector_bits >= 256 else None
+        return _madd(4)
+    return _madd(target.lanes) if target.vector_bits >= 256 else None
 
 
 def _dot_desc(lanes: int) -> tirx.PrimFunc:
@@ -125,12 +127,15 @@ def _madd_impl(lanes: int) -> tirx.PrimFunc:
     return impl
 
 
-for _kind, _bits in KINDS:
-    _lanes = _bits // 32
-    s_tir.TensorIntrin.register(
-        f"codesign.dot4_{_kind}_{_bits}", _dot_desc(_lanes), _dot_impl(_kind, _lanes), override=True
-    )
-for _lanes in (4, 8, 16):
-    s_tir.TensorIntrin.register(
-        f"codesign.madd2_{32 * _lanes}", _madd_desc(_lanes), _madd_impl(_lanes), override=True
-    )
+@cache  # registered when first asked for: TVM takes a quarter of a second to read each
+def _dot(kind: str, bits: int) -> str:
+    name, lanes = f"codesign.dot4_{kind}_{bits}", bits // 32
+    s_tir.TensorIntrin.register(name, _dot_desc(lanes), _dot_impl(kind, lanes), override=True)
+    return name
+
+
+@cache
+def _madd(lanes: int) -> str:
+    name = f"codesign.madd2_{32 * lanes}"
+    s_tir.TensorIntrin.register(name, _madd_desc(lanes), _madd_impl(lanes), override=True)
+    return name

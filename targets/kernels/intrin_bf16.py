@@ -14,6 +14,7 @@ and a mask, once for all rows of a register tile.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 from tvm import s_tir, tirx
 from tvm.script import tirx as T
@@ -46,8 +47,8 @@ _NAMES = {
 def dot2_name(target: Target) -> str | None:
     """The intrinsic that adds 2 products to each of ``target.lanes`` float32; None on x86 without AVX512_BF16."""
     if target.has_bf16 and target.lanes in _NAMES:
-        return f"codesign.dot2_{target.vector_bits}"
-    return "codesign.widen2_128" if target.architecture == "aarch64" else None
+        return _dot(target.lanes)
+    return _widen() if target.architecture == "aarch64" else None
 
 
 def dot2_code(target: Target) -> str | None:
@@ -115,10 +116,15 @@ def _widen2(lanes: int, sums: tirx.Expr, one: tirx.Expr, pairs: tirx.Expr) -> ti
     return sums + second * T.reinterpret(pairs & upper, dtype=floats)
 
 
-for _lanes in _NAMES:
-    s_tir.TensorIntrin.register(
-        f"codesign.dot2_{32 * _lanes}", _dot2_desc(_lanes), _dot2_impl(_lanes, _dot2), override=True
-    )
-s_tir.TensorIntrin.register(
-    "codesign.widen2_128", _dot2_desc(4), _dot2_impl(4, _widen2), override=True
-)
+@cache  # registered when first asked for, as in ``intrin``
+def _dot(lanes: int) -> str:
+    name = f"codesign.dot2_{32 * lanes}"
+    s_tir.TensorIntrin.register(name, _dot2_desc(lanes), _dot2_impl(lanes, _dot2), override=True)
+    return name
+
+
+@cache
+def _widen() -> str:
+    name = "codesign.widen2_128"
+    s_tir.TensorIntrin.register(name, _dot2_desc(4), _dot2_impl(4, _widen2), override=True)
+    return name

@@ -1,4 +1,4 @@
-"""Tensor intrinsics that load weights and prefetch those needed later, registered on import.
+"""Tensor intrinsics that load weights and prefetch those needed later, registered when first asked for.
 
 A product reads each weight once for each register tile of rows. Where all weights together do not
 fit the second-level cache, the first tile of a block waits for memory. Prefetching AHEAD bytes ahead
@@ -11,6 +11,8 @@ shared with other work, 256 -> 256 on 14 x 14 from 78 to 86 %; a linear layer of
 
 from __future__ import annotations
 
+from functools import cache
+
 from tvm import s_tir, tirx
 from tvm.script import tirx as T
 
@@ -19,12 +21,12 @@ AHEAD = 6144
 512 channels on 7 x 7, 12288 as much for pruned layers; others did not care."""
 
 _LINE = 64  # bytes of a cache line
-_WIDTHS = (8, 16, 32, 48, 64)
+WIDTHS = (8, 16, 32, 48, 64)
 
 
 def load_name(width: int) -> str | None:
     """The intrinsic that loads ``width`` float32 and prefetches later ones; None if there is none."""
-    return f"codesign.load_{width}" if width in _WIDTHS else None
+    return _load(width) if width in WIDTHS else None
 
 
 def _desc(width: int) -> tirx.PrimFunc:
@@ -66,7 +68,8 @@ def _impl(width: int) -> tirx.PrimFunc:
     return impl
 
 
-for _width in _WIDTHS:
-    s_tir.TensorIntrin.register(
-        f"codesign.load_{_width}", _desc(_width), _impl(_width), override=True
-    )
+@cache
+def _load(width: int) -> str:
+    name = f"codesign.load_{width}"
+    s_tir.TensorIntrin.register(name, _desc(width), _impl(width), override=True)
+    return name

@@ -9,21 +9,23 @@ for is written with shifts, so that it is the same number on targets without VNN
 
 from __future__ import annotations
 
+from functools import cache
+
 from tvm import s_tir, tirx
 from tvm.script import tirx as T
 
-from targets.kernels.dot import KINDS, byte_sums, dot
+from targets.kernels.dot import byte_sums, dot
 from targets.target import Target
 
 
 def dot_words_name(target: Target) -> str | None:
     """The intrinsic that adds ``dot_words`` of one word and ``target.lanes`` others; None if none does."""
-    return f"codesign.dot_words_{target.dot}_{target.vector_bits}" if target.dot else None
+    return _dot_words(target.dot, target.vector_bits) if target.dot else None
 
 
 def sum_words_name(target: Target) -> str | None:
     """The intrinsic that adds ``sum_word`` of each of ``target.lanes`` words; None if none does."""
-    return f"codesign.sum_words_{target.dot}_{target.vector_bits}" if target.dot else None
+    return _sum_words(target.dot, target.vector_bits) if target.dot else None
 
 
 def sum_word(word: tirx.Expr) -> tirx.Expr:
@@ -116,14 +118,15 @@ def _sum_impl(kind: str, lanes: int) -> tirx.PrimFunc:
     return impl
 
 
-for _kind, _bits in KINDS:
-    _lanes, _suffix = _bits // 32, f"{_kind}_{_bits}"
-    s_tir.TensorIntrin.register(
-        f"codesign.dot_words_{_suffix}",
-        _words_desc(_lanes),
-        _words_impl(_kind, _lanes),
-        override=True,
-    )
-    s_tir.TensorIntrin.register(
-        f"codesign.sum_words_{_suffix}", _sum_desc(_lanes), _sum_impl(_kind, _lanes), override=True
-    )
+@cache  # registered when first asked for, as in ``intrin``
+def _dot_words(kind: str, bits: int) -> str:
+    name, lanes = f"codesign.dot_words_{kind}_{bits}", bits // 32
+    s_tir.TensorIntrin.register(name, _words_desc(lanes), _words_impl(kind, lanes), override=True)
+    return name
+
+
+@cache
+def _sum_words(kind: str, bits: int) -> str:
+    name, lanes = f"codesign.sum_words_{kind}_{bits}", bits // 32
+    s_tir.TensorIntrin.register(name, _sum_desc(lanes), _sum_impl(kind, lanes), override=True)
+    return name

@@ -45,6 +45,10 @@ from targets.kernels import (
 )
 from targets.kernels.blocks import UnsuitedError, new_schedule, reason
 from targets.kernels.default import default_schedule
+from targets.kernels.intrin import dot_name, madd_name
+from targets.kernels.intrin_bf16 import dot2_name
+from targets.kernels.intrin_load import WIDTHS, load_name
+from targets.kernels.intrin_words import dot_words_name, sum_words_name
 from targets.kernels.primfunc import FAMILY
 from targets.target import Target
 
@@ -188,6 +192,16 @@ def space_name(func: tirx.PrimFunc) -> str:
 
     tvm_ffi.structural_walk(func.body, [(s_tir.SBlock, visit)], order="post")
     return found[0] if found else DEFAULT
+
+
+def intrinsics(target: Target) -> list[str]:
+    """The tensor intrinsics that schedules for a target may name; all are registered then.
+
+    A schedule that is made registers what it uses. A trace from a database only names it.
+    """
+    names = (dot_name, madd_name, dot_words_name, sum_words_name, dot2_name)
+    found = [name(target) for name in names] + [load_name(width) for width in WIDTHS]
+    return [name for name in found if name is not None]
 
 
 def schedules(

@@ -6,7 +6,7 @@ import pytest
 import tvm
 from tvm.s_tir import Schedule
 
-from codesign.kernels import anonymous, kernel_hash, kernels, prim_funcs, readable, schedule
+from codesign.kernels import anonymous, kernel_hash, kernels, prim_funcs, schedule
 from passes.lower import lower
 from targets.target import find
 
@@ -51,20 +51,6 @@ def test_schedule_asks_once_for_each_kernel_and_puts_its_choice_in_place(lowered
         assert "global_symbol" not in func.attrs
         assert asked[int(func.attrs["mark"]) - 1] == kernel_hash(lowered.mod[gv.name_hint])
     tvm.ir.assert_structural_equal(module["main"], lowered.main, map_free_vars=True)
-
-
-@pytest.mark.parametrize(
-    ("unique", "name"),
-    [
-        ("fused_linear1_add_gelu12", "linear_add_gelu"),
-        ("linear_int83", "linear_int8"),
-        ("fused_conv2d2_add", "conv2d_add"),
-        ("layer_norm", "layer_norm"),
-        ("fused_linear_fp161_add_round_to_bf162", "linear_fp16_add_round_to_bf16"),
-    ],
-)
-def test_readable_names(unique, name):
-    assert readable(tvm.ir.GlobalVar(unique)) == name
 
 
 def test_anonymous_keeps_a_nameless_function(lowered):

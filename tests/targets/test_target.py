@@ -20,7 +20,7 @@ def test_widths():
     assert "alderlake" in with_vnni
     assert {name for name, target in KNOWN.items() if target.has_tiles} == {"sapphirerapids"}
     with_fp16 = {name for name, target in KNOWN.items() if target.has_fp16}
-    assert with_fp16 == {"sapphirerapids"}
+    assert with_fp16 == {"sapphirerapids", "aarch64-dotprod", "aarch64-i8mm"}
     with_bf16 = {name for name, target in KNOWN.items() if target.has_bf16}
     assert with_bf16 == {"znver4", "znver5", "sapphirerapids", "aarch64-i8mm"}
     assert not with_vnni & {name for name in KNOWN if name.startswith("aarch64")}

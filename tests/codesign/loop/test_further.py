@@ -53,6 +53,7 @@ class Shop:
     folder: Path = Path("traces")
     progress: Any = field(default_factory=Silent)
     untils: list[float] = field(default_factory=list)
+    fuse: bool = True
     until = Workshop.until
     _ends: float = math.inf
     _pace: float = 0.0
@@ -99,7 +100,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(
         further,
         "KernelBook",
-        lambda: type("Book", (), {"known": {}, "count": lambda _, m, t: [m]})(),
+        lambda fuse: type("Book", (), {"known": {}, "count": lambda _, m, t: [m]})(),
     )
 
     def made(shares: Iterable[float], deadline: float = math.inf, **settings: Any) -> FurtherBases:
