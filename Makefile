@@ -35,7 +35,7 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/lint-imports
 
 slow: $(VENV)/dev.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(PYTEST_FLAGS) || test $$? -eq 5  # 5: there are none
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow $(PYTEST_FLAGS) || test $$? -eq 5  # 5: there are none
 
 bench: $(VENV)/demo.stamp
 	@mkdir -p runs/bench
