@@ -119,6 +119,7 @@ def tune(
         raise ValueError("a kernel needs at least one trial")
     partition = digest([target_key(target), device, versions()])[:16]
     done: dict[str, Tuned] = {}
+    spaces.intrinsics(target)  # traces name them
     with TraceDatabase(folder / partition) as database:
         tuner = _Tuner(target, device, rig, records, trials, space or spaces.schedules, database)
         tasks = []
@@ -147,7 +148,6 @@ class _Tuner:
         self.target, self.device, self.rig = target, device, rig
         self.records, self.trials, self.space = records, trials, space
         self.database = database
-        spaces.intrinsics(target)  # traces name them
         self.backend = WorkerBackend(rig)
         self.builder = WorkerBuilder(self.backend)
         self.runner = WorkerRunner(self.backend)

@@ -52,7 +52,7 @@ def run_emulated(library: Module, arrays: Sequence[Array]) -> list[Array]:
     """
     if (absent := lacking()) is not None:
         raise TargetError("AArch64 cannot be emulated", got=absent)
-    given = [np.ascontiguousarray(a) for a in arrays]
+    given = [np.asarray(a, order="C") for a in arrays]
     with TemporaryDirectory() as folder:
         made, program, file, results = (
             Path(folder, name) for name in ("kernel.o", "kernel", "arguments", "results")
