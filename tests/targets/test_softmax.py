@@ -16,8 +16,11 @@ def reference(x):
 @pytest.mark.parametrize("shape", [(1, 1), (13, 33), (2, 3, 17, 128)])
 def test_softmax(run, target, shape):
     x = (10 * np.random.default_rng(0).standard_normal(shape)).astype(np.float32)
+    wanted = reference(x)
+    # the argument of the exponential is rounded when it is made and when it is scaled, and so the result is off relatively
+    below = x.max(-1, keepdims=True) - x.astype(np.float64)
     for (y,) in run(softmax(shape), target, [x], every=shape[-1] == 33):
-        np.testing.assert_allclose(y, reference(x), rtol=3e-6, atol=1e-30)
+        assert (np.abs(y - wanted) <= wanted * (2e-6 + 2**-23 * below) + 1e-30).all()
 
 
 def test_with_threads(run, threaded):
