@@ -17,7 +17,7 @@ def reference(x):
 def test_softmax(run, target, shape):
     x = (10 * np.random.default_rng(0).standard_normal(shape)).astype(np.float32)
     wanted = reference(x)
-    # the argument of the exponential is rounded when it is made and when it is scaled, and so the result is off relatively
+    # the exponent is rounded when it is made and when it is scaled: a relative error of the result
     below = x.max(-1, keepdims=True) - x.astype(np.float64)
     for (y,) in run(softmax(shape), target, [x], every=shape[-1] == 33):
         assert (np.abs(y - wanted) <= wanted * (2e-6 + 2**-23 * below) + 1e-30).all()
