@@ -26,7 +26,8 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/codesign sweep examples/minilm.toml $(DEMO_FLAGS)
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "alone and not slow" $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not alone" $(PYTEST_FLAGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -35,7 +36,8 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/lint-imports
 
 slow: $(VENV)/dev.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow $(PYTEST_FLAGS) || test $$? -eq 5  # 5: there are none
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "alone and slow" $(PYTEST_FLAGS) || test $$? -eq 5  # 5: there are none
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow and not alone" $(PYTEST_FLAGS) || test $$? -eq 5
 
 bench: $(VENV)/demo.stamp
 	@mkdir -p runs/bench

@@ -28,6 +28,8 @@ from codesign.progress import Silent
 from codesign.runtime import Predictor
 from codesign.user_code import load_function
 
+pytestmark = pytest.mark.alone
+
 SOURCE = '''
 """Two encoder layers with random weights; quality is agreement with their fp32 outputs."""
 import numpy as np

@@ -21,7 +21,7 @@ from codesign.progress import Silent
 from codesign.runtime import Predictor
 from targets.target import find
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 BLOCK = find("host").block
 SHAPE = (1, 3, 8, 8)

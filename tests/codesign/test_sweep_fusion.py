@@ -13,7 +13,7 @@ from codesign.loop.outcome import SweepResult
 from codesign.progress import Silent
 from codesign.runtime import Predictor
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 SEQ, WIDTH = 16, 64
 

@@ -15,6 +15,8 @@ from codesign.loop.outcome import SweepResult
 from codesign.progress import Silent
 from codesign.runtime import Predictor
 
+pytestmark = pytest.mark.alone
+
 SEQ, WIDTH = 32, 64
 
 
