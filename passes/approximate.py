@@ -1,8 +1,9 @@
-"""Operator replacement: GELU by a polynomial, where the quality that it costs is worth its time.
+"""Operator replacement: GELU and the exponential of softmax by short polynomials, where that is worth its error.
 
 GELU x Phi(x) needs a division or an exponential for each number. Phi(x) - 1/2 is close to an odd
 polynomial of x clipped to where that reaches 1/2, which is a handful of multiply-adds (as the i-GELU of
-I-BERT, Kim et al. 2021, with a higher degree).
+I-BERT, Kim et al. 2021, with a higher degree). The softmax of attention divides by a sum of
+exponentials, so what all of them have in common cancels: a quadratic for the mantissa is enough.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from typing import TYPE_CHECKING
 from tvm import relax
 
 from passes.errors import PassError
+from passes.lower_attention import with_core
 from passes.model import Model
 from passes.patterns import Flow
 from passes.report import Change, Refusal, Report
 from passes.rewrite import Rewriting, rewrite
+from passes.sites import FFN, Attention
+from targets.kernels.activation import SHORT_EXP_ERROR
+from targets.kernels.attention import attention_short
 
 if TYPE_CHECKING:
-    from passes.sites import FFN
     from targets.target import Target
 
 NAME = "approximate"
@@ -43,17 +47,29 @@ class ApproximateConfig:
 
     Attributes:
         operators: activations that are replaced.
+        softmax: whether the exponentials of attention are.
     """
 
     operators: tuple[str, ...] = ("gelu", "gelu_tanh")
+    softmax: bool = True
 
 
-def approximate(model: Model, ffn: FFN) -> tuple[Model, Report]:
-    """Replace the GELU of an FFN by the polynomial, within ``ERROR``.
+def approximate(model: Model, site: FFN | Attention) -> tuple[Model, Report]:
+    """Replace the GELU of an FFN within ``ERROR``, or the exponentials of attention within theirs.
 
     Raises:
-        PassError: there is no GELU between the two layers.
+        PassError: there is no GELU between the two layers, or the attention is not canonical.
     """
+    return _gelu(model, site) if isinstance(site, FFN) else _softmax(model, site)
+
+
+def _softmax(model: Model, site: Attention) -> tuple[Model, Report]:
+    written = with_core(model, site, attention_short, "attention_short")
+    detail = f"quadratic exponential, error {SHORT_EXP_ERROR:g}"
+    return written, Report(NAME, (Change(site.name, NAME, detail),))
+
+
+def _gelu(model: Model, ffn: FFN) -> tuple[Model, Report]:
     found = gelu_of(Flow(model), ffn)
     if found is None:
         raise PassError(
@@ -91,10 +107,16 @@ def polynomial(x: relax.Expr, emit: Emit) -> relax.Expr:
 
 
 def choices(
-    site: FFN, target: Target, config: ApproximateConfig | None = None
+    site: FFN | Attention, target: Target, config: ApproximateConfig | None = None
 ) -> tuple[list[dict[str, int]], list[Refusal]]:
     """The one setting ``{}`` where a replacement is offered for a site, and what is refused."""
     config = config or ApproximateConfig()
+    if not isinstance(site, FFN):
+        if not config.softmax:
+            return [], [Refusal(site.name, NAME, "replacing the exponentials is switched off")]
+        if not site.plain:
+            return [], [Refusal(site.name, NAME, "it is causal, or not float32")]
+        return [{}], []
     if site.activation not in config.operators:
         return [], [Refusal(site.name, NAME, f"{site.activation} is cheap, or has no replacement")]
     return [{}], []

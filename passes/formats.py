@@ -68,6 +68,9 @@ BFLOAT16 = Seen(bits=16)
 FLOAT16 = Seen(bits=16, exponent=5)
 """The input rounded to float16."""
 
+OTHER = Seen(bits=16)
+"""Of what is no layer: computed by its replacement, of which ``ROWS`` is the one with int8 products."""
+
 ROWS = Seen(bits=8)
 """Each row quantised to uint8 by its own range."""
 

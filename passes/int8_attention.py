@@ -5,15 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tvm import relax
-
-from passes.errors import PassError
 from passes.int8 import lacks_dot_product
-from passes.lower_attention import attention_call, self_attention
+from passes.lower_attention import with_core
 from passes.model import Model
-from passes.patterns import AttentionMatch, Flow
 from passes.report import Change, Refusal, Report
-from passes.rewrite import Rewriting, rewrite
 from targets.kernels.attention_int8 import attention_int8
 
 if TYPE_CHECKING:
@@ -49,33 +44,8 @@ def quantize_attention(model: Model, attention: Attention) -> tuple[Model, Repor
     Raises:
         PassError: the site is not in the graph in its canonical form.
     """
-    flow = Flow(model)
-    match = core_of(flow, attention)
-    if match is None:
-        raise PassError(
-            f"{attention.name} is not in the canonical form",
-            got="no attention on the thirds of its QKV projection",
-            allowed="linear, split, reshape, attention, reshape",
-            next="quantise attention before the layers around it",
-        )
-
-    def edit(graph: Rewriting, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
-        if not var.same_as(match.o):
-            return None
-        return attention_call(flow, match, attention_int8, NAME, graph.new, graph.kernel)
-
-    written = rewrite(model, model.weights, edit, name=NAME)
+    written = with_core(model, attention, attention_int8, NAME)
     return written, Report(NAME, (Change(attention.name, NAME, "int8 products"),))
-
-
-def core_of(flow: Flow, attention: Attention) -> AttentionMatch | None:
-    """The attention between the two projections of a site, if it has the form that our kernels take."""
-    for match in flow.attentions():
-        source = self_attention(flow, match)
-        linear = None if source is None else flow.linear(source)
-        if linear is not None and linear.weight == attention.qkv.weight:
-            return match
-    return None
 
 
 def choices(

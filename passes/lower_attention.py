@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from tvm import relax, tirx
 
+from passes.errors import PassError
 from passes.model import Model
 from passes.patterns import AttentionMatch, Flow, shape_of
 from passes.rewrite import Rewriting, rewrite
 from targets.kernels.attention import attention
+
+if TYPE_CHECKING:
+    from passes.sites import Attention
 
 MakeKernel = Callable[[int, int, int, int, Sequence[int] | None, float], tirx.PrimFunc]
 """From batch, sequence, heads, features of a head, shape of the bias and scale to a kernel."""
@@ -30,6 +35,47 @@ def use_attention_kernels(model: Model) -> Model:
         return attention_call(flow, match, attention, "attention", graph.new, graph.kernel)
 
     return rewrite(model, model.weights, edit, name="lower attention")
+
+
+def with_core(model: Model, site: Attention, make: MakeKernel, name: str) -> Model:
+    """Give an attention site another kernel between its two projections, which stay as they are.
+
+    Args:
+        model: canonical; heads of the site may be pruned already, its QKV projection must still be
+            a plain linear layer.
+        site: the attention.
+        make: makes the kernel.
+        name: of the kernel in the module.
+
+    Raises:
+        PassError: the site is not in the graph in its canonical form.
+    """
+    flow = Flow(model)
+    match = core_of(flow, site)
+    if match is None:
+        raise PassError(
+            f"{site.name} is not in the canonical form",
+            got="no attention on the thirds of its QKV projection",
+            allowed="linear, split, reshape, attention, reshape",
+            next="give attention its kernel before the layers around it are rewritten",
+        )
+
+    def edit(graph: Rewriting, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
+        if not var.same_as(match.o):
+            return None
+        return attention_call(flow, match, make, name, graph.new, graph.kernel)
+
+    return rewrite(model, model.weights, edit, name=name)
+
+
+def core_of(flow: Flow, site: Attention) -> AttentionMatch | None:
+    """The attention between the two projections of a site, if it has the form that our kernels take."""
+    for match in flow.attentions():
+        source = self_attention(flow, match)
+        linear = None if source is None else flow.linear(source)
+        if linear is not None and linear.weight == site.qkv.weight:
+            return match
+    return None
 
 
 def self_attention(flow: Flow, match: AttentionMatch) -> relax.Var | None:

@@ -78,8 +78,8 @@ class Decision:
         keep: units kept; None for all.
         first, second: formats of the two layers; of a layer by itself, ``first``.
         core: the passes that change what is no layer, joined by "+", "" for none: ``int8_attention``
-            for the products of attention, ``approximate`` for the activation of an FFN, ``norm`` for
-            the norm behind either.
+            for the products of attention, ``approximate`` for its exponentials or for the activation
+            of an FFN, ``norm`` for the norm behind either.
     """
 
     keep: int | None = None

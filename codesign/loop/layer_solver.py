@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from codesign.loop.blocks import Block, Decision, cores_of
 from codesign.simulate import Simulator, Stream, Variant
-from passes import norm
-from passes.formats import DENSE, EXACT, ROWS, Format, Seen, Solved
+from passes import int8_attention, norm
+from passes.formats import DENSE, EXACT, OTHER, ROWS, Format, Seen, Solved
 from passes.model import Model
 from passes.norm import Frozen
 from passes.sites import Attention, Linear
@@ -98,7 +98,7 @@ class LayerSolver:
                 assert block.site.norm is not None
                 seen[block.site.norm.name] = self.frozen(block)
             else:
-                seen[block.name] = ROWS
+                seen[block.name] = ROWS if name == int8_attention.NAME else OTHER
         return Variant(seen=seen)
 
     def frozen(self, block: Block) -> Frozen:

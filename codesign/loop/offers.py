@@ -78,16 +78,15 @@ def _cores(
     block: Block, target: Target, enabled: tuple[str, ...]
 ) -> tuple[list[str], list[Refusal]]:
     """Passes for what lies between the layers, "" first."""
-    settings: list[dict[str, int]] = []
+    cores = [""]
     refusals: list[Refusal] = []
-    name = ""
     if isinstance(block.site, Attention) and int8_attention.NAME in enabled:
-        name = int8_attention.NAME
         settings, refusals = int8_attention.choices(block.site, target)
-    elif isinstance(block.site, FFN) and approximate.NAME in enabled:
-        name = approximate.NAME
-        settings, refusals = approximate.choices(block.site, target)
-    cores = ["", *(name for _ in settings)]
+        cores += [int8_attention.NAME for _ in settings]
+    if isinstance(block.site, Attention | FFN) and approximate.NAME in enabled:
+        settings, refused = approximate.choices(block.site, target)
+        cores += [approximate.NAME for _ in settings]
+        refusals = [*refusals, *refused]
     if isinstance(block.site, Attention | FFN) and norm.NAME in enabled:
         frozen, refused = norm.choices(block.site, target)
         cores += ["+".join(filter(None, (core, norm.NAME))) for _ in frozen for core in cores]

@@ -9,7 +9,7 @@ import numpy as np
 
 from codesign.loop.blocks import Block, cores_of
 from codesign.loop.layer_solver import Index, SolvedBlock, rows_of
-from passes import norm
+from passes import int8_attention, norm
 from passes.approximate import approximate
 from passes.ffn import prune_ffn
 from passes.format_linear import format_linears
@@ -87,7 +87,8 @@ def rewrite_block(
             assert block.site.norm is not None
             assert frozen is not None
             model = norm.freeze_norm(model, block.site.norm, frozen)[0]
-        elif isinstance(block.site, Attention):
+        elif name == int8_attention.NAME:
+            assert isinstance(block.site, Attention)
             model = quantize_attention(model, block.site)[0]
         else:
             model = approximate(model, block.site)[0]

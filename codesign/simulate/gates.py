@@ -113,10 +113,10 @@ def frozen(shape: Sequence[int]) -> tirx.PrimFunc:
     return prim_func([exact, x, gate, te.compute(exact.shape, value, name="frozen")])
 
 
-def chosen(shape: Sequence[int]) -> tirx.PrimFunc:
-    """PrimFunc ``(exact, coarse, gate) -> exact`` where the gate leaves 32 bits, else ``coarse``."""
+def chosen(shape: Sequence[int], seen: Seen) -> tirx.PrimFunc:
+    """PrimFunc ``(exact, coarse, gate) -> coarse`` where the gate has the bits of ``seen``, else ``exact``."""
     exact, coarse = (te.placeholder(dims(*shape), "float32", name=n) for n in ("exact", "coarse"))
     gate = te.placeholder(dims(GATE, 1), "float32", name="gate")
-    on = gate[0, 0] < f32(32)
+    on = tirx.abs(gate[0, 0] - f32(seen.bits)) < f32(1)
     out = te.compute(exact.shape, lambda *i: tirx.Select(on, coarse[i], exact[i]), name="chosen")
     return prim_func([exact, coarse, gate, out])

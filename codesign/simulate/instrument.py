@@ -11,12 +11,13 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from codesign.simulate.gates import chosen, frozen, gate_shape, gated
 from codesign.simulate.graph import Dataflow, Slice, spec
 from passes.approximate import gelu_of, polynomial
-from passes.int8_attention import core_of
-from passes.lower_attention import attention_call
+from passes.formats import OTHER, ROWS, Seen
+from passes.lower_attention import attention_call, core_of
 from passes.model import Model, TensorSpec
 from passes.norm import norm_var
 from passes.patterns import AttentionMatch, Flow
 from passes.sites import FFN, Attention, Linear, Norm, Part
+from targets.kernels.attention import attention_short
 from targets.kernels.attention_int8 import attention_int8
 from targets.kernels.quantize import quantize_rows
 
@@ -30,8 +31,8 @@ def as_model(flow: Dataflow, part: Slice, switchable: Sequence[Part | Norm] = ()
         flow: the graph that ``part`` is a slice of.
         part: the slice.
         switchable: sites that get a gate, an input ``gate.<site>`` that says how a linear layer sees its
-            input, whether attention is computed by the kernel with int8 products, and an activation
-            or a norm by its replacement; see `codesign.simulate.gates`.
+            input, by which kernel attention is computed, and whether an activation or a norm is by
+            its replacement; see `codesign.simulate.gates`.
     """
     copy = _Copy(flow, part, switchable)
     outputs = copy.body()
@@ -162,21 +163,26 @@ class _Copy(PyExprMutator):  # type: ignore[misc]
         return relax.Call(new.op, [seen, new.args[1]], new.attrs, new.ty_args)
 
     def _gate_core(self, exact: relax.Expr, match: AttentionMatch, gate: relax.Var) -> relax.Expr:
-        """Attention as it is if the gate is open, otherwise with int8 products."""
-        value = attention_call(
-            self._patterns, match, attention_int8, "attention_int8", self.visit_expr, self._opaque
-        )
-        operands = [self._bb.emit(exact), self._bb.emit(value), gate]
-        # opaque, or it would be fused into the exact kernel, which has no schedule with it
-        kernel = self._opaque(chosen(spec(match.o).shape), "chosen")
-        return relax.call_tir(kernel, operands, match.o.ty)
+        """Attention as it is if the gate is open, otherwise by the kernel that the gate names."""
+        value = exact
+        for make, seen in ((attention_int8, ROWS), (attention_short, OTHER)):
+            other = attention_call(
+                self._patterns, match, make, make.__name__, self.visit_expr, self._opaque
+            )
+            value = self._choose(value, other, gate, seen)
+        return value
 
     def _gate_gelu(self, exact: relax.Expr, gate: relax.Var) -> relax.Expr:
         """GELU as it is if the gate is open, otherwise the polynomial."""
-        x = exact.args[0]
-        operands = [self._bb.emit(exact), self._bb.emit(polynomial(x, self._bb.emit)), gate]
-        kernel = self._opaque(chosen(spec(x).shape), "chosen")
-        return relax.call_tir(kernel, operands, x.ty)
+        return self._choose(exact, polynomial(exact.args[0], self._bb.emit), gate, OTHER)
+
+    def _choose(
+        self, exact: relax.Expr, other: relax.Expr, gate: relax.Var, seen: Seen
+    ) -> relax.Expr:
+        first = self._bb.emit(exact)
+        # opaque, or it would be fused into the exact kernel, which has no schedule with it
+        kernel = self._opaque(chosen(spec(first).shape, seen), "chosen")
+        return relax.call_tir(kernel, [first, self._bb.emit(other), gate], first.ty)
 
     def _gate_norm(self, exact: relax.Expr, gate: relax.Var) -> relax.Expr:
         """Layer norm as it is if the gate is open, otherwise the affine map that the gate holds."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tvm import te, tirx
 
-from targets.kernels.activation import te_exp
+from targets.kernels.activation import te_exp, te_short_exp
 from targets.kernels.primfunc import axis, dims, f32, family, prim_func
 
 FAMILY_NAME = "attention"
@@ -28,8 +28,10 @@ def attention(
     dim: int,
     bias_shape: Sequence[int] | None,
     scale: float,
+    *,
+    short: bool = False,
 ) -> tirx.PrimFunc:
-    """PrimFunc ``softmax(scale * q k^T + bias) v`` per head.
+    """PrimFunc ``softmax(scale * q k^T + bias) v`` per head; ``short`` takes the coarser exponential.
 
     ``(qkv f32[batch, seq, 3*heads*dim](, bias f32[batch|1, heads|1, seq|1, seq]))
     -> o f32[batch, seq, heads*dim]``; qkv holds all q, then all k, then all v, each head-major.
@@ -75,7 +77,7 @@ def attention(
     below = te.compute(
         scores_shape, lambda n, h, i, j: score[n, h, i, j] - peak[n, h, i], name="below"
     )
-    e = te_exp(below, positive=False)
+    e = te_short_exp(below) if short else te_exp(below, positive=False)
     total = te.compute(rows_shape, lambda n, h, i: te.sum(e[n, h, i, b], axis=b), name="total")
     mixed = te.compute(
         dims(batch, heads, rows, dim),
@@ -95,3 +97,10 @@ def attention(
 def clamped(position: tirx.Expr, seq: int, extent: int) -> tirx.Expr:
     """A position below ``extent``, limited to the sequence where ``extent`` goes beyond it."""
     return position if extent == seq else tirx.min(position, tirx.IntImm("int64", seq - 1))
+
+
+def attention_short(
+    batch: int, seq: int, heads: int, dim: int, bias_shape: Sequence[int] | None, scale: float
+) -> tirx.PrimFunc:
+    """`attention` with the coarser exponential: every weight of a value within 0.7 % of what it was."""
+    return attention(batch, seq, heads, dim, bias_shape, scale, short=True)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import te, tirx
 
+from targets.kernels.activation import MANTISSA, ONE, UNIT
 from targets.kernels.attention import ROW_SLACK
 from targets.kernels.attention_codes import LIMIT, OFFSET, key_codes, query_codes, value_words
 from targets.kernels.intrin_words import dot_words
@@ -28,9 +29,6 @@ from targets.kernels.softmax_int8 import (
     CURVE,
     FAR,
     LOWEST_BIAS,
-    MANTISSA,
-    ONE,
-    UNIT,
     probabilities,
     scores,
 )

@@ -1,15 +1,13 @@
 """The softmax between the two products of attention in int8: sums of codes in, codes out.
 
-Scores are transposed: ``[batch, heads, keys, rows]``.
+Scores are transposed, ``[batch, heads, keys, rows]``, and come multiplied by ``UNIT``.
 """
 
 from __future__ import annotations
 
-import math
-
 from tvm import te, tirx
 
-from targets.kernels.activation import horner, stage
+from targets.kernels.activation import ONE, UNIT, float_of, horner, mantissa_of, stage
 from targets.kernels.attention import clamped
 from targets.kernels.attention_codes import bits_of, packed
 from targets.kernels.intrin_words import sum_word
@@ -26,15 +24,8 @@ MISSING = -3e38
 TOP = 255.0
 """Code of the most probable key."""
 
-UNIT = math.log2(math.e) * 2.0**23
-"""Scores are multiplied by this: as an integer, a score then is its exponential's bits, but for those
-of 1.0 and the curve of the mantissa (Schraudolph, Neural Computation 11, 1999)."""
-
 FAR = -12.0 * 2.0**23
 """Scores this far below the largest, and farther, have the code round(255 * 2^-12) = 0."""
-
-ONE, MANTISSA = 0x3F800000, 0x7FFFFF
-"""Bits of the float32 1.0, and those of any mantissa."""
 
 CURVE = tuple(
     TOP * c
@@ -91,11 +82,11 @@ def probabilities(score: te.Tensor) -> tuple[te.Tensor, te.Tensor]:
         name="below",
     )
     power = stage("power", below, lambda v: v.astype("int32"))
-    mantissa = stage("mantissa", power, lambda p: _float((p & MANTISSA) | ONE))
+    mantissa = stage("mantissa", power, mantissa_of)
     codes = stage(
         "codes",
         mantissa,
-        lambda m, p: bits_of(_float(p + ONE) * horner(CURVE, m) + f32(SHIFT)),
+        lambda m, p: bits_of(float_of(p + ONE) * horner(CURVE, m) + f32(SHIFT)),
         power,
     )
     words = packed(codes, "words")
@@ -105,8 +96,3 @@ def probabilities(score: te.Tensor) -> tuple[te.Tensor, te.Tensor]:
         name="total",
     )
     return words, total
-
-
-def _float(bits: tirx.Expr) -> tirx.Expr:
-    """The float32 of these bits."""
-    return tirx.reinterpret("float32", bits)

@@ -1,15 +1,18 @@
-"""GELU replaced by a polynomial: its error for all numbers, and where it is offered."""
+"""GELU and softmax replaced by polynomials: their errors, and where they are offered."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.special import erf
 from tvm import relax
 
-from passes.approximate import ERROR, NAME, approximate, choices
+from passes.approximate import ERROR, NAME, ApproximateConfig, approximate, choices
 from passes.errors import PassError
 from passes.sites import FFN, Linear
+from targets.kernels.activation import SHORT_EXP_ERROR
 from targets.target import find
 
 TARGET = find("x86-64-v4")
@@ -76,3 +79,40 @@ def test_other_activations_are_refused(sketch, weights):
     assert "relu is cheap" in refusal.reason
     with pytest.raises(PassError, match="no GELU to replace"):
         approximate(network(sketch, weights, relax.op.nn.relu), ffn)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"seq": 9, "width": 48, "heads": 3, "batch": 2},
+        {"seq": 3, "width": 24, "heads": 3},
+        {"seq": 17, "width": 40, "heads": 2},
+    ],
+)
+def test_attention_with_short_exponentials(encoder, execute, shape):
+    net = encoder(layers=2, hidden=40, **shape)
+    model = net.model
+    for site in net.sites.attentions:
+        assert choices(site, TARGET) == ([{}], [])
+        model, report = approximate(model, site)
+        assert [(c.site, c.op) for c in report.rewrites] == [(site.name, NAME)]
+    sample = net.sample(3)
+    wanted = net.reference(sample)
+    (got,) = execute(model, sample)
+    keep = sample["attention_mask"] != 0
+    error = np.abs(got - wanted)[keep].max() / np.abs(wanted[keep]).max()
+    assert 1e-6 < error < 2 * SHORT_EXP_ERROR
+
+
+def test_attention_that_stays_as_it_is(encoder):
+    net = encoder(layers=1, seq=8, width=32, heads=2, hidden=40)
+    (site,) = net.sites.attentions
+    offers, (refusal,) = choices(replace(site, plain=False), TARGET)
+    assert offers == []
+    assert "causal" in refusal.reason
+    offers, (refusal,) = choices(site, TARGET, ApproximateConfig(softmax=False))
+    assert offers == []
+    assert "switched off" in refusal.reason
+    model, _ = approximate(net.model, site)
+    with pytest.raises(PassError, match="canonical form"):
+        approximate(model, site)

@@ -11,7 +11,7 @@ import pytest
 import tvm
 from tvm import te, topi
 
-from targets.kernels.attention import attention
+from targets.kernels.attention import attention, attention_short
 from targets.kernels.attention_int8 import attention_int8
 from targets.kernels.conv import conv
 from targets.kernels.conv_depthwise import conv_depthwise
@@ -60,6 +60,7 @@ PRODUCTS = {
     "conv depthwise": lambda: with_epilogue(conv_depthwise(1, WINDOW), activation="relu"),
     "conv pattern": lambda: conv_pattern(1, WINDOW, 64, 20, 6, 4),
     "attention": lambda: attention(1, 61, 2, 32, (1, 1, 1, 61), 0.25),
+    "attention, short": lambda: attention_short(1, 61, 2, 32, (1, 1, 1, 61), 0.25),
     "merge tokens": lambda: merge_tokens(1, 61, 40, 96, 4),
 }
 INT8 = {

@@ -73,6 +73,15 @@ def test_exp_of_what_is_never_positive(compiled, target):
     np.testing.assert_allclose(got, wanted, rtol=2e-6)
 
 
+def test_the_short_exponential(compiled, target):
+    points = -np.abs(POINTS)
+    got = compiled(kernel_of(activation.te_short_exp, len(points)), target)([points])[0]
+    wanted = np.exp(np.maximum(points.astype(np.float64), -120 * np.log(2)))
+    error = np.abs(got / wanted - 1)
+    assert 1e-4 < error[points > -80].max() <= activation.SHORT_EXP_ERROR
+    assert error.max() <= activation.SHORT_EXP_ERROR + 1e-5
+
+
 def test_functions_leave_no_call_of_a_library(target):
     for name in FUNCTIONS:
         script = default_schedule(kernel_of(getattr(activation, name), 64), target).mod.script()

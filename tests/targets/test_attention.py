@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from targets.kernels.attention import attention
+from targets.kernels.activation import SHORT_EXP_ERROR
+from targets.kernels.attention import attention, attention_short
 
 CASES = [
     (1, 1, 3, 16, None),
@@ -31,13 +32,18 @@ def inputs(batch, seq, heads, dim, shape):
     return qkv, None if shape is None else rng.standard_normal(shape).astype(np.float32)
 
 
+KERNELS = {attention: 2e-6, attention_short: 2 * SHORT_EXP_ERROR}
+"""How far each is from float64 at most, relative to the largest value."""
+
+
+@pytest.mark.parametrize("make", KERNELS)
 @pytest.mark.parametrize(("batch", "seq", "heads", "dim", "shape"), CASES)
-def test_attention(run, close, target, batch, seq, heads, dim, shape):
+def test_attention(run, close, target, batch, seq, heads, dim, shape, make):
     qkv, bias = inputs(batch, seq, heads, dim, shape)
-    func = attention(batch, seq, heads, dim, shape, dim**-0.5)
+    func = make(batch, seq, heads, dim, shape, dim**-0.5)
     args = [qkv] if bias is None else [qkv, bias]
     for (y,) in run(func, target, args, every=seq == 17):
-        close(y, reference(qkv, bias, heads, dim**-0.5))
+        close(y, reference(qkv, bias, heads, dim**-0.5), KERNELS[make])
 
 
 def test_with_threads(run, close, threaded):
@@ -47,26 +53,28 @@ def test_with_threads(run, close, threaded):
         close(y, reference(qkv, bias, 3, 0.25))
 
 
+@pytest.mark.parametrize("make", KERNELS)
 @pytest.mark.parametrize("low", [-1e9, -1e30, np.finfo(np.float32).min])
-def test_a_row_whose_keys_are_all_masked_is_their_mean(compiled, close, target, low):
+def test_a_row_whose_keys_are_all_masked_is_their_mean(compiled, close, target, low, make):
     qkv, _ = inputs(1, 21, 2, 16, None)
     bias = np.full((1, 1, 1, 21), low, np.float32)
-    y = compiled(attention(1, 21, 2, 16, bias.shape, 0.25), target)([0.01 * qkv, bias])[0]
+    y = compiled(make(1, 21, 2, 16, bias.shape, 0.25), target)([0.01 * qkv, bias])[0]
     wanted = np.broadcast_to(0.01 * qkv[0, :, 64:].mean(0, dtype=np.float64), (21, 32))
     close(y[0], wanted, 1e-5)
 
 
-def test_masked_and_extreme_scores(compiled, close, target):
+@pytest.mark.parametrize("make", KERNELS)
+def test_masked_and_extreme_scores(compiled, close, target, make):
     qkv, _ = inputs(2, 21, 2, 16, None)
     bias = np.zeros((2, 1, 1, 21), np.float32)
     bias[0, ..., 9:] = np.finfo(np.float32).min
     bias[1] = -1e9  # every key masked alike: the mask cancels
-    kernel = compiled(attention(2, 21, 2, 16, bias.shape, 0.25), target)
+    kernel = compiled(make(2, 21, 2, 16, bias.shape, 0.25), target)
     y = kernel([qkv, bias])[0]
-    close(y[:1], reference(qkv[:1, :, :], bias[:1], 2, 0.25))
+    close(y[:1], reference(qkv[:1, :, :], bias[:1], 2, 0.25), KERNELS[make])
     wanted = np.broadcast_to(qkv[1, :, 64:].mean(0, dtype=np.float64), (21, 32))
     close(y[1], wanted, 1e-5)
     sharp = qkv * np.float32(100)  # one key takes all
     y = kernel([sharp, 0 * bias])[0]
-    close(y, reference(sharp, None, 2, 0.25), 1e-4)
+    close(y, reference(sharp, None, 2, 0.25), max(1e-4, KERNELS[make]))
     assert (kernel([0 * qkv, bias])[0] == 0).all()

@@ -62,7 +62,9 @@ formats = (
     | st.builds(WeightOnly, st.sampled_from([4, 8]), st.sampled_from([32, 64]), st.booleans())
     | st.builds(Codebook, st.sampled_from([16, 256]), st.sampled_from([0, TARGET.block]))
 )
-cores = st.sampled_from(["", "int8_attention", "norm", "int8_attention+norm", "approximate+norm"])
+cores = st.sampled_from(
+    ["", "int8_attention", "approximate", "norm", "int8_attention+norm", "approximate+norm"]
+)
 decisions = st.builds(
     Decision, keep=st.none() | st.integers(1, 3), first=formats, second=formats, core=cores
 )

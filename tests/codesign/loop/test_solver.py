@@ -97,6 +97,12 @@ NORM = choices(
     layer1_ffn={"norm": {}, "approximate": {}, "ffn": {"keep": 64}},
     layer1_ffn_down={"int8_static": {}},
 )
+REPLACED = choices(
+    layer0_attention={"approximate": {}, "heads": {"keep": 2}},
+    layer0_ffn={"approximate": {}},
+    layer1_attention={"approximate": {}, "norm": {}},
+    layer1_attention_out={"sparse": {"density": 0.5}},
+)
 CANDIDATES = {
     "dense": Candidate(),
     "pruned": PRUNED,
@@ -108,6 +114,7 @@ CANDIDATES = {
     "first layer dropped": DROPPED,
     "last layer dropped": LAST_DROPPED,
     "norm": NORM,
+    "operators replaced": REPLACED,
     "mixed": MIXED,
 }
 
