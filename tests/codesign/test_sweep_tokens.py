@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from codesign.api import sweep_model
 from codesign.bundle import open_bundle
 from codesign.candidate import Choice
 from codesign.frontier import Point
 from codesign.loop.outcome import SweepResult
-from codesign.progress import Silent
 from codesign.runtime import Predictor
 
 pytestmark = pytest.mark.alone
@@ -38,29 +38,13 @@ def encoder() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def swept(encoder: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
-    samples = inputs(2, 4)
-    with torch.no_grad():
-        wanted = [encoder(torch.from_numpy(s["src"])).numpy() for s in samples]
-
-    def quality(predict):  # type: ignore[no-untyped-def]
-        errors = []
-        for sample, right in zip(samples, wanted, strict=True):
-            (found,) = predict(sample).values()
-            errors.append(np.square(found - right).sum() / np.square(right).sum())
-        return {"agreement": 1 - float(np.mean(errors))}
-
-    return sweep_model(
-        (encoder, {"src": torch.zeros(1, SEQ, WIDTH)}),
-        quality=quality,
-        calibration=inputs(1, 4),
-        output=tmp_path_factory.mktemp("tokens") / "run",
-        metric="agreement",
-        trials=1,
-        measurements=2,
-        passes=("tokens",),
-        progress=Silent(),
-    )
+def swept(
+    encoder: nn.Module,
+    sweep_encoder: Callable[..., SweepResult],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> SweepResult:
+    folder = tmp_path_factory.mktemp("tokens") / "run"
+    return sweep_encoder(encoder, inputs(2, 4), inputs(1, 4), ("tokens",), folder)
 
 
 def merges(point: Point) -> list[Choice]:

@@ -7,6 +7,7 @@ import pytest
 
 from targets.kernels.activation import SHORT_EXP_ERROR
 from targets.kernels.attention import attention, attention_short
+from tests.targets.references import attended
 
 CASES = [
     (1, 1, 3, 16, None),
@@ -14,16 +15,6 @@ CASES = [
     (1, 17, 2, 20, (1, 2, 17, 17)),
     (1, 130, 1, 32, (1, 1, 1, 130)),
 ]
-
-
-def reference(qkv, bias, heads, scale):
-    batch, seq, width = qkv.shape
-    parts = qkv.astype(np.float64).reshape(batch, seq, 3, heads, width // 3 // heads)
-    q, k, v = parts.transpose(2, 0, 3, 1, 4)
-    scores = scale * q @ k.swapaxes(-1, -2) + (0 if bias is None else bias.astype(np.float64))
-    e = np.exp(scores - scores.max(-1, keepdims=True))
-    mixed = (e / e.sum(-1, keepdims=True)) @ v
-    return mixed.transpose(0, 2, 1, 3).reshape(batch, seq, -1)
 
 
 def inputs(batch, seq, heads, dim, shape):
@@ -43,14 +34,14 @@ def test_attention(run, close, target, batch, seq, heads, dim, shape, make):
     func = make(batch, seq, heads, dim, shape, dim**-0.5)
     args = [qkv] if bias is None else [qkv, bias]
     for (y,) in run(func, target, args, every=seq == 17):
-        close(y, reference(qkv, bias, heads, dim**-0.5), KERNELS[make])
+        close(y, attended(qkv, bias, heads, dim**-0.5), KERNELS[make])
 
 
 def test_with_threads(run, close, threaded):
     qkv, bias = inputs(2, 17, 3, 16, (2, 1, 1, 17))
     func = attention(2, 17, 3, 16, (2, 1, 1, 17), 0.25)
     for (y,) in run(func, threaded, [qkv, bias], every=True):
-        close(y, reference(qkv, bias, 3, 0.25))
+        close(y, attended(qkv, bias, 3, 0.25))
 
 
 @pytest.mark.parametrize("make", KERNELS)
@@ -71,10 +62,10 @@ def test_masked_and_extreme_scores(compiled, close, target, make):
     bias[1] = -1e9  # every key masked alike: the mask cancels
     kernel = compiled(make(2, 21, 2, 16, bias.shape, 0.25), target)
     y = kernel([qkv, bias])[0]
-    close(y[:1], reference(qkv[:1, :, :], bias[:1], 2, 0.25), KERNELS[make])
+    close(y[:1], attended(qkv[:1, :, :], bias[:1], 2, 0.25), KERNELS[make])
     wanted = np.broadcast_to(qkv[1, :, 64:].mean(0, dtype=np.float64), (21, 32))
     close(y[1], wanted, 1e-5)
     sharp = qkv * np.float32(100)  # one key takes all
     y = kernel([sharp, 0 * bias])[0]
-    close(y, reference(sharp, None, 2, 0.25), max(1e-4, KERNELS[make]))
+    close(y, attended(sharp, None, 2, 0.25), max(1e-4, KERNELS[make]))
     assert (kernel([0 * qkv, bias])[0] == 0).all()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from targets.kernels.attention_int8 import attention_int8, attention_int8_reference
 from targets.kernels.spaces import schedules
 from targets.target import find
+from tests.targets.references import attended
 
 CASES = [
     (1, 1, 3, 8, None),
@@ -27,16 +28,6 @@ A code is off by half a step at most: 1/254 of the largest value, and the same p
 each of the keys. Queries and keys make scores of normal inputs wrong by about 1 %."""
 
 
-def exact(qkv, bias, heads, scale):
-    batch, seq, width = qkv.shape
-    parts = qkv.astype(np.float64).reshape(batch, seq, 3, heads, width // 3 // heads)
-    q, k, v = parts.transpose(2, 0, 3, 1, 4)
-    scores = scale * q @ k.swapaxes(-1, -2) + (0 if bias is None else bias.astype(np.float64))
-    e = np.exp(scores - scores.max(-1, keepdims=True))
-    mixed = (e / e.sum(-1, keepdims=True)) @ v
-    return mixed.transpose(0, 2, 1, 3).reshape(batch, seq, -1)
-
-
 def inputs(batch, seq, heads, dim, shape, seed=0):
     rng = np.random.default_rng(seed)
     qkv = rng.standard_normal((batch, seq, 3 * heads * dim)).astype(np.float32)
@@ -52,7 +43,7 @@ def check(y, qkv, bias, heads, scale):
     far = np.abs(y.astype(np.float64) - wanted) / largest
     assert np.median(far) <= 1e-6
     assert far.max() <= 0.01  # one step of a key's or a query's code
-    assert np.abs(y - exact(qkv, bias, heads, scale)).max() <= QUANTISATION * largest
+    assert np.abs(y - attended(qkv, bias, heads, scale)).max() <= QUANTISATION * largest
 
 
 def arguments(qkv, bias):
@@ -122,7 +113,7 @@ def test_what_all_keys_share_costs_nothing(compiled, target):
     shifted = qkv.copy()
     shifted[..., 64:128] += 50 * (np.arange(64) % 10 == 0)
     kernel = compiled(attention_int8(1, 64, 2, 32, None, 32**-0.5), target)
-    errors = [np.abs(kernel([x])[0] - exact(x, None, 2, 32**-0.5)).max() for x in (qkv, shifted)]
+    errors = [np.abs(kernel([x])[0] - attended(x, None, 2, 32**-0.5)).max() for x in (qkv, shifted)]
     assert errors[1] < 1.5 * errors[0]
 
 

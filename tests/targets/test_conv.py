@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import erf
@@ -15,6 +14,7 @@ from targets.kernels.epilogue import with_epilogue
 from targets.kernels.strip import STRIP_BYTES, rows_in, strip_rows
 from targets.kernels.window import Window
 from targets.target import find
+from tests.targets.references import convolved
 
 WINDOWS = {
     "3x3 of 5 channels": (2, Window(9, 11, 5, (3, 3), padding=(1, 1, 1, 1)), 35),
@@ -36,16 +36,6 @@ def arrays(batch, window, n, seed=0):
     x = rng.standard_normal((batch, window.height, window.width, window.channels))
     w = rng.standard_normal((n, window.channels, *window.kernel))
     return x.astype(np.float32), w.astype(np.float32)
-
-
-def convolved(x, w, window):
-    """The convolution in float64, by PyTorch."""
-    top, left, bottom, right = window.padding
-    image = torch.from_numpy(x.astype(np.float64)).permute(0, 3, 1, 2)
-    image = torch.nn.functional.pad(image, (left, right, top, bottom))
-    weight = torch.from_numpy(w.astype(np.float64))
-    y = torch.nn.functional.conv2d(image, weight, stride=window.strides, dilation=window.dilation)
-    return y.permute(0, 2, 3, 1).numpy()
 
 
 @pytest.mark.parametrize("name", WINDOWS)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from targets.kernels.conv_depthwise import conv_depthwise, pack_depthwise
 from targets.kernels.epilogue import with_epilogue
 from targets.kernels.window import Window
 from targets.target import find
+from tests.targets.references import convolved
 
 CASES = {
     "3x3": (2, Window(9, 15, 48, (3, 3), padding=(1, 1, 1, 1))),
@@ -29,27 +29,12 @@ def arrays(batch, window):
     return x.astype(np.float32), w.astype(np.float32)
 
 
-def convolved(x, w, window):
-    """The convolution in float64, by PyTorch."""
-    top, left, bottom, right = window.padding
-    image = torch.from_numpy(x.astype(np.float64)).permute(0, 3, 1, 2)
-    image = torch.nn.functional.pad(image, (left, right, top, bottom))
-    y = torch.nn.functional.conv2d(
-        image,
-        torch.from_numpy(w.astype(np.float64)),
-        stride=window.strides,
-        dilation=window.dilation,
-        groups=window.channels,
-    )
-    return y.permute(0, 2, 3, 1).numpy()
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_depthwise(run, close, target, name):
     batch, window = CASES[name]
     x, w = arrays(batch, window)
     for (y,) in run(conv_depthwise(batch, window), target, [x, pack_depthwise(w)]):
-        close(y, convolved(x, w, window))
+        close(y, convolved(x, w, window, window.channels))
 
 
 @pytest.mark.parametrize("name", ["3x3", "odd channels"])
@@ -57,7 +42,7 @@ def test_epilogue_with_threads(run, close, threaded, name):
     batch, window = CASES[name]
     x, w = arrays(batch, window)
     bias = np.linspace(-2, 2, window.channels, dtype=np.float32)
-    z = convolved(x, w, window) + bias
+    z = convolved(x, w, window, window.channels) + bias
     residual = np.random.default_rng(1).standard_normal(z.shape).astype(np.float32)
     kernel = conv_depthwise(batch, window)
     func = with_epilogue(kernel, bias=True, activation="silu", residual=True)
@@ -72,4 +57,6 @@ def test_taps_outside_the_image_are_never_read(compiled):
     kernel = compiled(conv_depthwise(3, window), find("host"))
     x[[0, 2]] = np.nan
     got = kernel([x, pack_depthwise(w)])[0][1:2]
-    np.testing.assert_allclose(got, convolved(x[1:2], w, window), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        got, convolved(x[1:2], w, window, window.channels), rtol=1e-5, atol=1e-6
+    )

@@ -6,7 +6,6 @@ import re
 
 import numpy as np
 import pytest
-import torch
 import tvm
 
 from targets.errors import TargetError
@@ -19,6 +18,7 @@ from targets.kernels.linear_fp16 import CHUNK, LARGEST, fp16_values
 from targets.kernels.spaces import schedules, space_name
 from targets.kernels.window import Window
 from targets.target import Target, find
+from tests.targets.references import convolved
 
 WINDOWS = [
     Window(7, 9, 8, (3, 3), padding=(1, 1, 1, 1)),
@@ -44,25 +44,11 @@ def arrays(batch, window, n, seed=0):
     return rng.standard_normal(shape).astype(np.float32), w.astype(np.float32)
 
 
-def exact(x, w, window):
-    """The outputs, by PyTorch in float64."""
-    top, left, bottom, right = window.padding
-    image = torch.from_numpy(x.astype(np.float64).transpose(0, 3, 1, 2))
-    image = torch.nn.functional.pad(image, (left, right, top, bottom))
-    y = torch.nn.functional.conv2d(
-        image,
-        torch.from_numpy(w.astype(np.float64)),
-        stride=window.strides,
-        dilation=window.dilation,
-    )
-    return y.numpy().transpose(0, 2, 3, 1)
-
-
 def near(y, x, w, window, kind):
     """As exact as sums in float32 are; in float16 as its documentation says."""
     rounded = kind[3]
     x, w = rounded(x), rounded(w)
-    wanted, size = exact(x, w, window), exact(np.abs(x), np.abs(w), window)
+    wanted, size = convolved(x, w, window), convolved(np.abs(x), np.abs(w), window)
     assert y.shape == wanted.shape
     assert not np.isnan(y).any(), "an output was not written"
     off, terms = np.abs(y - wanted), window.features
@@ -129,7 +115,7 @@ def test_numbers_that_need_no_rounding_are_exact(compiled, kind):
     x[1], w[5] = 0, 0
     kernel = compiled(make(2, window, 40, target.block), target)
     (y,) = kernel([stored(x), pack(w, window, target.block)])
-    np.testing.assert_array_equal(y, exact(x, w, window))
+    np.testing.assert_array_equal(y, convolved(x, w, window))
 
 
 @KINDS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from targets.errors import TargetError
 from targets.kernels.conv_int8 import conv_int8, pack_conv_int8
@@ -13,6 +12,7 @@ from targets.kernels.epilogue import with_epilogue
 from targets.kernels.linear_int8 import static_shift
 from targets.kernels.quantize_static import quantize_static_reference, quantizer
 from targets.kernels.window import Window
+from tests.targets.references import convolved
 
 WINDOWS = [
     Window(7, 9, 8, (3, 3), padding=(1, 1, 1, 1)),
@@ -30,17 +30,6 @@ def arrays(batch, window, n, seed=0):
     zero = rng.integers(0, 256, window.channels)
     w = rng.integers(-127, 128, (n, window.channels, *window.kernel))
     return q.astype(np.uint8), zero.astype(np.int32), w.astype(np.int8)
-
-
-def exact(q, zero, w, window):
-    """The integers, by PyTorch in float64, which holds all of them."""
-    top, left, bottom, right = window.padding
-    x = torch.from_numpy((q.astype(np.float64) - zero).transpose(0, 3, 1, 2))
-    x = torch.nn.functional.pad(x, (left, right, top, bottom))
-    y = torch.nn.functional.conv2d(
-        x, torch.from_numpy(w.astype(np.float64)), stride=window.strides, dilation=window.dilation
-    )
-    return y.numpy().transpose(0, 2, 3, 1)
 
 
 def shift_of(w, zero, window):
@@ -68,7 +57,7 @@ def test_dense_is_exact(run, target, window):
     func = conv_int8(batch, window, n, target.block)
     args = arguments(q, zero, [pack_conv_int8(w, window, target.block)], w, window)
     for (y,) in run(func, target, args):
-        np.testing.assert_array_equal(y, exact(q, zero, w, window))
+        np.testing.assert_array_equal(y, convolved(q - zero.astype(np.float64), w, window))
 
 
 def mask_of(window, n, nb, kept, seed=0):
@@ -94,7 +83,7 @@ def test_sparse_is_exact(run, target, window):
     func = conv_sparse_int8(batch, window, n, nb, kept)
     args = arguments(q, zero, pack_conv_sparse_int8(w, mask, window, nb), w, window)
     for (y,) in run(func, target, args):
-        np.testing.assert_array_equal(y, exact(q, zero, w, window))
+        np.testing.assert_array_equal(y, convolved(q - zero.astype(np.float64), w, window))
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -104,12 +93,12 @@ def test_threads(run, threaded, batch):
     q, zero, w = arrays(batch, window, n)
     args = arguments(q, zero, [pack_conv_int8(w, window, nb)], w, window)
     for (y,) in run(conv_int8(batch, window, n, nb), threaded, args):
-        np.testing.assert_array_equal(y, exact(q, zero, w, window))
+        np.testing.assert_array_equal(y, convolved(q - zero.astype(np.float64), w, window))
     mask = mask_of(window, n, nb, 5)
     w = masked(w, mask, nb)
     args = arguments(q, zero, pack_conv_sparse_int8(w, mask, window, nb), w, window)
     for (y,) in run(conv_sparse_int8(batch, window, n, nb, 5), threaded, args):
-        np.testing.assert_array_equal(y, exact(q, zero, w, window))
+        np.testing.assert_array_equal(y, convolved(q - zero.astype(np.float64), w, window))
 
 
 def test_nothing_saturates(compiled, target):
@@ -119,7 +108,9 @@ def test_nothing_saturates(compiled, target):
     kernel = compiled(conv_int8(1, window, 17, target.block), target)
     for zero in (np.zeros(16, np.int32), np.full(16, 255, np.int32)):
         args = arguments(q, zero, [pack_conv_int8(w, window, target.block)], w, window)
-        np.testing.assert_array_equal(kernel(args)[0], exact(q, zero, w, window))
+        np.testing.assert_array_equal(
+            kernel(args)[0], convolved(q - zero.astype(np.float64), w, window)
+        )
 
 
 def test_codes_for_the_next_layer_leave_the_kernel(run, target):
@@ -133,7 +124,9 @@ def test_codes_for_the_next_layer_leave_the_kernel(run, target):
     func = with_epilogue(func, bias=True, activation="relu", codes=True)
     packed = [pack_conv_int8(w, window, target.block)]
     args = arguments(q, zero, packed, w, window, scale)
-    y = np.maximum(exact(q, zero, w, window) * scale.astype(np.float64) + bias, 0)
+    y = np.maximum(
+        convolved(q - zero.astype(np.float64), w, window) * scale.astype(np.float64) + bias, 0
+    )
     wanted = quantize_static_reference(y.astype(np.float32), step, np.zeros(n))
     for (codes,) in run(func, target, [*args, bias, *quantizer(step, np.zeros(n))]):
         difference = np.abs(codes.astype(int) - wanted)
@@ -149,7 +142,7 @@ def test_packing_fills_up_channels(compiled, target):
     args = [wide, np.append(zero, 0).astype(np.uint8), pack_conv_int8(w, four, target.block)]
     args += [np.ones(16, np.float32), shift_of(w, zero, three)]
     y = compiled(conv_int8(1, four, 16, target.block), target)(args)[0]
-    np.testing.assert_array_equal(y, exact(q, zero, w, three))
+    np.testing.assert_array_equal(y, convolved(q - zero.astype(np.float64), w, three))
 
 
 def test_refusals():

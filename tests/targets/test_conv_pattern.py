@@ -6,13 +6,13 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-import torch
 
 from targets.errors import TargetError
 from targets.kernels.conv_pattern import conv_pattern, pack_pattern
 from targets.kernels.epilogue import with_epilogue
 from targets.kernels.strip import strip_rows
 from targets.kernels.window import Window
+from tests.targets.references import convolved
 
 CASES = {
     "3x3": (2, Window(9, 11, 5, (3, 3), padding=(1, 1, 1, 1)), 35, 4),
@@ -34,15 +34,6 @@ def arrays(batch, window, n, kept, taps):
     return x.astype(np.float32), w.astype(np.float32), mask.reshape(n, -1)
 
 
-def convolved(x, w, window):
-    """The convolution in float64, by PyTorch."""
-    top, left, bottom, right = window.padding
-    image = torch.from_numpy(x.astype(np.float64)).permute(0, 3, 1, 2)
-    image = torch.nn.functional.pad(image, (left, right, top, bottom))
-    weight = torch.from_numpy(w.astype(np.float64))
-    return torch.nn.functional.conv2d(image, weight, dilation=window.dilation).permute(0, 2, 3, 1)
-
-
 def kernel(batch, window, n, packed):
     values, _, _, table = packed
     return conv_pattern(batch, window, n, values.shape[1], *table.shape)
@@ -54,7 +45,7 @@ def test_patterns(run, close, target, name):
     x, w, mask = arrays(batch, window, n, kept, 4)
     packed = pack_pattern(w, mask, window)
     for (y,) in run(kernel(batch, window, n, packed), target, [x, *packed]):
-        close(y, convolved(x, w, window).numpy())
+        close(y, convolved(x, w, window))
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -64,7 +55,7 @@ def test_strips_and_epilogue_with_threads(run, close, threaded, batch):
     x, w, mask = arrays(batch, window, 10, 6, 4)
     packed = pack_pattern(w, mask, window)
     bias = np.linspace(-1, 1, 10, dtype=np.float32)
-    z = convolved(x, w, window).numpy() + bias
+    z = convolved(x, w, window) + bias
     func = with_epilogue(
         kernel(batch, window, 10, packed), bias=True, activation="relu", residual=True
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from targets.errors import TargetError
 from targets.kernels.conv_sparse import conv_sparse, pack_conv_sparse
 from targets.kernels.epilogue import with_epilogue
 from targets.kernels.window import Window
 from targets.target import find
+from tests.targets.references import convolved
 
 CASES = {
     "3x3": (2, Window(9, 11, 5, (3, 3), padding=(1, 1, 1, 1)), 70, 20),
@@ -29,16 +29,6 @@ def arrays(batch, window, n, kept, nb, seed=0):
     x = rng.standard_normal((batch, window.height, window.width, window.channels))
     w = w.reshape(n, window.channels, *window.kernel)
     return x.astype(np.float32), w.astype(np.float32), mask
-
-
-def convolved(x, w, window):
-    """The convolution in float64, by PyTorch."""
-    top, left, bottom, right = window.padding
-    image = torch.from_numpy(x.astype(np.float64)).permute(0, 3, 1, 2)
-    image = torch.nn.functional.pad(image, (left, right, top, bottom))
-    weight = torch.from_numpy(w.astype(np.float64))
-    y = torch.nn.functional.conv2d(image, weight, stride=window.strides, dilation=window.dilation)
-    return y.permute(0, 2, 3, 1).numpy()
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -20,7 +20,7 @@ from targets.kernels.quantize_static import (
     quantizer,
 )
 from targets.target import find
-from tests.targets.test_attention import reference as attention_reference
+from tests.targets.references import attended
 
 rng = np.random.default_rng(3)
 
@@ -117,7 +117,7 @@ def test_within_layer_norm(run, target):
 def test_within_attention(run, threaded, caplog):
     qkv = rng.standard_normal((2, 13, 3 * 48)).astype(np.float32)
     codes = channels(48, 0.01)
-    exact = attention_reference(qkv, None, 3, 0.25)
+    exact = attended(qkv, None, 3, 0.25)
     coarse = attention_int8_reference(qkv, None, 3, 0.25)
     for make, wanted in ((attention, exact), (attention_int8, coarse)):
         func = with_epilogue(make(2, 13, 3, 16, None, 0.25), codes=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 import tvm
 
 from targets.kernels.amx import lower_tiles
@@ -19,6 +18,7 @@ from targets.kernels.spaces import schedules
 from targets.kernels.tile_conv_amx import conv_tiles_amx
 from targets.kernels.window import Window
 from targets.target import find
+from tests.targets.references import convolved
 
 WINDOWS = [
     Window(7, 28, 64, (3, 3), padding=(1, 1, 1, 1)),
@@ -28,20 +28,6 @@ WINDOWS = [
 AMX = find("sapphirerapids")
 rng = np.random.default_rng(0)
 needs_tiles = pytest.mark.skipif(bool(AMX.missing()), reason="this machine lacks AMX")
-
-
-def exact(x, w, window):
-    """By PyTorch in float64."""
-    top, left, bottom, right = window.padding
-    image = torch.from_numpy(x.astype(np.float64).transpose(0, 3, 1, 2))
-    image = torch.nn.functional.pad(image, (left, right, top, bottom))
-    y = torch.nn.functional.conv2d(
-        image,
-        torch.from_numpy(w.astype(np.float64)),
-        stride=window.strides,
-        dilation=window.dilation,
-    )
-    return y.numpy().transpose(0, 2, 3, 1)
 
 
 def of_tiles(func, target):
@@ -61,7 +47,7 @@ def test_bfloat16_and_int8(apply, close, window, threads):
     func = with_epilogue(conv_bf16(2, window, n, target.block), bias=True)
     found = of_tiles(func, target)
     assert len(found) in (2, 4)
-    wanted = exact(*(bf16_values(bf16_bits(a)) for a in (x, w)), window) + bias
+    wanted = convolved(*(bf16_values(bf16_bits(a)) for a in (x, w)), window) + bias
     given = [bf16_bits(x), pack_conv_bf16(w, window, target.block), bias]
     for schedule in found[:: len(found) - 1]:
         close(apply(schedule, func, target, given)[0], wanted)
@@ -74,7 +60,7 @@ def test_bfloat16_and_int8(apply, close, window, threads):
     given += [np.ones(n, np.float32), shift]
     for schedule in of_tiles(func, target)[:1]:
         (y,) = apply(schedule, func, target, given)
-        np.testing.assert_array_equal(y, exact(q - zero, codes, window))
+        np.testing.assert_array_equal(y, convolved(q - zero, codes, window))
 
 
 def test_the_first_guess_is_tiles_with_their_instruction():
