@@ -1,9 +1,10 @@
-"""Builds kernels and models to shared libraries, in a worker process."""
+"""Builds kernels and models to shared libraries, in worker processes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from codesign.kernel_args import KernelArg, kernel_args
 from codesign.worker import Failure, Worker
 from targets.target import Target
 
-_BATCH = 16
+_BATCH, _SHARE = 16, 4  # kernels of a library, at most, and before another worker is asked
 _SECONDS = 30.0
 _SECONDS_EACH = 5.0
 _MODEL_SECONDS = 300.0
@@ -55,7 +56,7 @@ class BuiltKernel:
 
 
 def build_kernels(
-    worker: Worker, kernels: Sequence[KernelSource], target: Target, folder: Path
+    workers: Sequence[Worker], kernels: Sequence[KernelSource], target: Target, folder: Path
 ) -> list[BuiltKernel | Failure]:
     """Build kernels, many to a library, because linking costs more than compiling.
 
@@ -63,12 +64,24 @@ def build_kernels(
     harms no other.
 
     Args:
+        workers: work side by side.
         folder: gets the libraries, under names of their own; must exist.
     """
-    results: list[BuiltKernel | Failure] = []
-    for start in range(0, len(kernels), _BATCH):
-        results += _build_batch(worker, kernels[start : start + _BATCH], target, folder)
-    return results
+    size = min(max(-(-len(kernels) // len(workers)), _SHARE), _BATCH)
+    batches = [kernels[start : start + size] for start in range(0, len(kernels), size)]
+    if len(batches) < 2:
+        return [r for batch in batches for r in _build_batch(workers[0], batch, target, folder)]
+    for worker in workers:
+        worker.start()  # here: a worker dies with the thread that starts it
+
+    def build(number: int) -> list[list[BuiltKernel | Failure]]:
+        worker = workers[number]
+        return [_build_batch(worker, b, target, folder) for b in batches[number :: len(workers)]]
+
+    with ThreadPoolExecutor(len(workers)) as pool:
+        shares = list(pool.map(build, range(len(workers))))
+    built = [shares[i % len(workers)][i // len(workers)] for i in range(len(batches))]
+    return [result for batch in built for result in batch]
 
 
 def build_model(worker: Worker, module: tvm.IRModule, target: Target, out: Path) -> Path | Failure:

@@ -1,4 +1,7 @@
-"""Times kernels and bundles in a worker process; a failure is a measurement without a time."""
+"""Times kernels and bundles in a worker process; a failure is a measurement without a time.
+
+Others help it to build, as many as there are processors, and are idle while it times.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from codesign.build import BuiltKernel, KernelSource, build_kernels
+from codesign.machine import cores
 from codesign.measurement import Measurement, Protocol, median, summarize
 from codesign.reference_kernel import reference_kernel
 from codesign.tensors import pack
@@ -32,6 +36,7 @@ __all__ = [
 _KERNEL_SECONDS = 30.0
 _LOAD_SECONDS = 60.0
 _BUNDLE_SECONDS = 60.0
+_MOST_BUILDERS = 8
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class TimedKernel:
 
 
 class Rig:
-    """A worker, a scratch folder and the reference kernel: what measuring on one target needs.
+    """Workers, a scratch folder and the reference kernel: what measuring on one target needs.
 
     Args:
         target: what kernels are built for; its threads must be those of ``protocol``.
@@ -69,6 +74,7 @@ class Rig:
         self.target = target
         self.protocol = protocol
         self.worker = Worker(protocol.threads, protocol.affinity)
+        self._helpers = [Worker() for _ in range(min(cores(), _MOST_BUILDERS) - 1)]
         self.folder = Path(tempfile.mkdtemp(prefix="codesign-"))
         self.kernel_deadline = _KERNEL_SECONDS + 5 * protocol.max_seconds
         """Seconds after which a kernel that is being timed is given up and its process killed."""
@@ -86,13 +92,15 @@ class Rig:
         self.close()
 
     def close(self) -> None:
-        """End the worker and remove the scratch folder."""
-        self.worker.close()
+        """End the workers and remove the scratch folder."""
+        for worker in (self.worker, *self._helpers):
+            worker.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def build(self, kernels: Sequence[KernelSource]) -> list[BuiltKernel | Failure]:
         """Build scheduled kernels into the scratch folder."""
-        return build_kernels(self.worker, kernels, self.target, self.folder)
+        workers = (self.worker, *self._helpers)
+        return build_kernels(workers, kernels, self.target, self.folder)
 
     def time(
         self, kernel: BuiltKernel | Failure, *, give_up: float | None = None, seed: int = 0

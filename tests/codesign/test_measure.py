@@ -157,6 +157,9 @@ class _FlakyWorker:
     def __init__(self):
         self.requests = 0
 
+    def start(self):
+        return None
+
     def request(self, op, params, blobs, deadline):
         self.requests += 1
         if any(b"poison" in bytes(b) for b in blobs):
@@ -164,14 +167,19 @@ class _FlakyWorker:
         return Reply({"errors": {}})
 
 
-def test_the_kernel_that_kills_the_compiler_is_found(tmp_path):
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_kernel_that_kills_the_compiler_is_found(tmp_path, count):
     funcs = [_kernel(8) for _ in range(20)]
     funcs[13] = funcs[13].with_attr("poison", "poison")
-    worker = _FlakyWorker()
+    workers = [_FlakyWorker() for _ in range(count)]
     sources = [KernelSource(str(i), f) for i, f in enumerate(funcs)]
-    results = build_kernels(worker, sources, host(), tmp_path)
+    results = build_kernels(workers, sources, host(), tmp_path)
     assert [i for i, r in enumerate(results) if isinstance(r, Failure)] == [13]
-    assert worker.requests <= 2 + 2 * 4
+    assert sum(w.requests for w in workers) <= max(2, count) + 2 * 4
+    assert all(w.requests for w in workers)
+    names = [r.symbol.split("_")[-1] for r in results if isinstance(r, BuiltKernel)]
+    assert names == [str(i) for i in range(20) if i != 13]
+    assert build_kernels(workers, [], host(), tmp_path) == []
     assert len({(r.library, r.symbol) for r in results if isinstance(r, BuiltKernel)}) == 19
 
 
