@@ -22,7 +22,7 @@ class Run:
 
     Attributes:
         name: key or label of the candidate.
-        kernel_seconds: sum over its kernels of median times count.
+        kernel_seconds: sum over its kernels of measured time times count.
         kernels: kernel calls of one inference.
         measured: median seconds of the end-to-end run.
     """

@@ -126,10 +126,10 @@ class Rig:
         }
         best = self._time_once(params)
         for _ in range(self.protocol.retries):
-            if not best.measurement.ok or best.measurement.spread <= self.protocol.max_spread:
+            if not best.measurement.ok or best.measurement.unrest <= self.protocol.max_spread:
                 break
             again = self._time_once(params)
-            if again.measurement.ok and again.measurement.spread < best.measurement.spread:
+            if again.measurement.ok and again.measurement.quiet < best.measurement.quiet:
                 best = again
         return best
 

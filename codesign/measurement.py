@@ -22,8 +22,8 @@ class Protocol:
         repeats: timed blocks; each gives one sample, the mean over the calls of the block.
         min_block_ms: a block makes enough calls to last at least this long.
         max_seconds: a slow kernel gets fewer blocks (never below 3) to stay within this time.
-        max_spread: interval of a kernel's median over the median beyond which it is timed again.
-        retries: times that this is done at most; the narrowest interval counts.
+        max_spread: unrest of a kernel's time beyond which it is timed again.
+        retries: times that this is done at most; the quietest counts.
         threads: threads of the kernels.
         affinity: processors the worker may run on; empty for all.
         reference: what runs between the blocks, so that drift of the machine cancels in ratios.
@@ -69,8 +69,9 @@ class Measurement:
         seconds: median over the samples; NaN if ``error`` is set.
         lo, hi: bounds of a 95 % confidence interval of the median, seconds.
         samples: seconds of each block, in the order taken.
-        ratio: median of the time over that of the faster of the reference blocks before and after
-            it; NaN if nothing ran between. Free of drift, so the better value for comparisons.
+        ratio: of kernels the quiet time over that of the reference between; of bundles the median
+            over that of the reference in the same sweep; NaN if nothing ran between. Free of drift,
+            so the better value for comparisons.
         load: cores that other processes kept busy meanwhile (0.15 = 15 % of one core).
         error: why there is no time; None if there is one.
         meta: whatever else is worth keeping, JSON values only.
@@ -99,6 +100,16 @@ class Measurement:
         """Width of the interval over the median."""
         return (self.hi - self.lo) / self.seconds
 
+    @property
+    def quiet(self) -> float:
+        """Seconds without what others on the machine add: see `quiet`; NaN without samples."""
+        return quiet(self.samples) if self.samples else self.seconds
+
+    @property
+    def unrest(self) -> float:
+        """What the quiet time is above the fastest block, relative to that."""
+        return self.quiet / min(self.samples) - 1 if self.samples else 0.0
+
     def with_meta(self, **meta: Json) -> Measurement:
         return replace(self, meta={**self.meta, **meta})
 
@@ -125,7 +136,7 @@ _NUMBERS = ("seconds", "lo", "hi", "ratio")
 def summarize(
     samples: Sequence[float], reference: Sequence[float] = (), *, load: float = 0.0, **meta: Json
 ) -> Measurement:
-    """Median, interval and ratio of block times.
+    """Median, interval and ratio of block times of a kernel.
 
     Args:
         samples: seconds of each block.
@@ -139,19 +150,24 @@ def summarize(
     if reference and len(reference) != len(samples) + 1:
         raise ValueError(f"{len(reference)} reference blocks around {len(samples)} samples")
     lo, hi = median_interval(samples)
-    ratios = [
-        s / min(before, after)  # an interruption only ever adds time
-        for s, before, after in zip(samples, reference[:-1], reference[1:], strict=bool(reference))
-    ]
     return Measurement(
         seconds=median(samples),
         lo=lo,
         hi=hi,
         samples=tuple(samples),
-        ratio=median(ratios) if ratios else math.nan,
+        ratio=quiet(samples) / quiet(reference) if reference else math.nan,
         load=load,
         meta=meta,
     )
+
+
+def quiet(samples: Sequence[float]) -> float:
+    """The lower quartile of block times: right as long as a quarter of the blocks ran undisturbed.
+
+    Other programs only ever add time, to some blocks a multiple of it, which a median shows as soon as
+    they are at work half of the time. The fastest block alone would be a matter of luck.
+    """
+    return sorted(samples)[len(samples) // 4]
 
 
 def median(values: Sequence[float]) -> float:

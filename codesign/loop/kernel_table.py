@@ -14,10 +14,11 @@ from codesign.report import KernelRow
 def kernel_rows(candidate: str, counts: Mapping[str, int], workshop: Workshop) -> list[KernelRow]:
     """One row per distinct kernel, the most expensive first."""
     known = {h: n for h, n in counts.items() if h in workshop.tuned}
-    total = workshop.kernel_seconds(known)
+    medians = {h: workshop.tuned[h].measurement.seconds for h in known}
+    total = sum(n * medians[h] for h, n in known.items())
     rows = []
     for kernel, count in known.items():
-        seconds = workshop.seconds(kernel)
+        seconds = medians[kernel]
         func = workshop.names[kernel].func
         work = operations(func)
         rows.append(

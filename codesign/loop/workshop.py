@@ -44,7 +44,7 @@ class Built:
 
     Attributes:
         kernels: hash -> calls of one inference.
-        kernel_seconds: sum of the measured medians times calls.
+        kernel_seconds: sum of the measured times of kernels times calls.
         fusions: what was decided for each chain of operators, as JSON.
     """
 
@@ -173,21 +173,20 @@ class Workshop:
         """What the reference kernel takes, over all that was measured."""
         if not self._reference:
             sound = [t.measurement for t in self.tuned.values() if t.measurement.ok]
-            self._reference = median([m.seconds / m.ratio for m in sound])
+            self._reference = median([m.quiet / m.ratio for m in sound])
         return self._reference
 
     def seconds(self, kernel: str) -> float:
-        """Measured median of a kernel, or of the fastest partition of a chain; infinite if none ran."""
+        """Measured time of a kernel, or of the fastest partition of a chain; infinite if none ran."""
         if kernel in self.chains:
             if kernel not in self._fastest:
                 parts = self.choice(kernel).counts()
                 self._fastest[kernel] = sum(n * self.seconds(k) for k, n in parts.items())
             return self._fastest[kernel]
-        measurement = self.tuned[kernel].measurement
-        return measurement.seconds if measurement.ok else float("inf")
+        return self._comparable(kernel)
 
     def kernel_seconds(self, counts: Mapping[str, int]) -> float:
-        """Sum of medians times calls."""
+        """Sum of measured times times calls."""
         return sum(n * self.seconds(h) for h, n in counts.items() if n)
 
     def build(

@@ -62,6 +62,20 @@ def test_interruptions_of_the_reference_do_not_count():
     assert summarize([2.0] * 6, reference).ratio == 2.0
 
 
+def test_a_busy_neighbour_does_not_count_while_a_quarter_of_the_blocks_is_undisturbed():
+    blocks, reference = (
+        [1.0, 3.0, 3.1, 1.0, 2.9, 3.0, 1.0, 3.2, 3.0, 3.0],
+        [0.5, *[1.6] * 7, *[0.5] * 3],
+    )
+    measurement = summarize(blocks, reference)
+    assert measurement.seconds == 3.0
+    assert measurement.quiet == 1.0
+    assert measurement.ratio == 2.0
+    assert measurement.unrest == 0.0
+    assert summarize([1.0, *[3.0] * 9]).unrest == 2.0
+    assert Measurement(seconds=4.0).quiet == 4.0
+
+
 def test_samples_that_are_no_times_are_a_failure():
     for samples in ([], [0.0], [1.0, math.nan], [-1.0]):
         assert not summarize(samples).ok
