@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,20 +19,22 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from benchmarks.applicability import Applies, Subject
+from benchmarks.applicability import Applies, Fusion, Subject
 from benchmarks.models.twin import Twin
 from codesign.candidate import Candidate
 from codesign.frontend.samples import draw
+from codesign.kernels import default_schedules, schedule
 from codesign.loop.blocks import cores_of
 from codesign.loop.layer_solver import LayerSolver
 from codesign.loop.rewrite import rewrite_candidate
 from codesign.loop.solver import solve_candidate
-from codesign.pipeline import compile_model
+from codesign.pipeline import build
 from codesign.simulate import Simulator
 from passes.approximate import NAME as APPROXIMATE
 from passes.channels.prune import prune_channels
 from passes.channels.refit import solve_channels
 from passes.formats import Seen
+from passes.fuse import Partition, fusable, fuse
 from passes.int8_attention import NAME as INT8_ATTENTION
 from passes.model import Model
 from passes.norm import Frozen
@@ -61,6 +65,7 @@ class Changes:
         tokens: how many are left at the input of a layer.
         cores: the replaced arithmetic, by name of the block.
         frozen: what the norms behind blocks have become, by name of the block.
+        partitions: number of a chain of operators -> the kernels that it becomes.
     """
 
     model: Model
@@ -70,6 +75,7 @@ class Changes:
     tokens: Mapping[str, int] = field(default_factory=dict)
     cores: Mapping[str, str] = field(default_factory=dict)
     frozen: Mapping[str, Frozen] = field(default_factory=dict)
+    partitions: Mapping[int, Partition] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -170,6 +176,16 @@ class Network:
         made, _ = prune_channels(model, {group: solved.keep}, solved.weights)
         return Changes(made, solved.weights)
 
+    def fused(self, fusions: Sequence[Fusion]) -> Changes:
+        """The model as it is, each chain with one of the parts that it is offered as a kernel."""
+        chains = self.subject.fusable(host()).chains
+        partitions = {}
+        for number in sorted({fusion.chain for fusion in fusions}):
+            start, end = middle([f.span for f in fusions if f.chain == number])
+            ends = {at for part in chains[number].default for at in part if not start < at < end}
+            partitions[number] = tuple(pairwise(sorted(ends | {start, end})))
+        return Changes(self.subject.model, {}, partitions=partitions)
+
     def in_pytorch(self, changes: Changes) -> Callable[[Sequence[NDArray[Any]]], Outputs]:
         """The original module, changed in the same way."""
         origin = self.named or self.subject
@@ -221,7 +237,7 @@ class Network:
         named = draw(self.subject.model, seed=SAMPLES)
         inputs = list(named.values())
         outputs = (
-            run(changes.model, inputs),
+            run(changes.model, inputs, changes.partitions),
             self.in_pytorch(changes)(inputs),
             self.in_pytorch(Changes(self.subject.model, {}))(inputs),
         )
@@ -229,10 +245,16 @@ class Network:
         return [Comparison.of(*(_real(y, mask) for y in one)) for one in zip(*outputs, strict=True)]
 
 
-def run(model: Model, inputs: Sequence[NDArray[Any]]) -> Outputs:
+def run(
+    model: Model,
+    inputs: Sequence[NDArray[Any]],
+    partitions: Mapping[int, Partition] = MappingProxyType({}),
+) -> Outputs:
     """The outputs of a model that is lowered, scheduled and built for this machine."""
-    lowered, executable = compile_model(model, host())
-    machine = relax.VirtualMachine(executable, tvm.cpu())
+    lowered, report = fuse(fusable(model, host()), host(), partitions)
+    assert len(report.rewrites) == len(partitions)
+    built = build(schedule(lowered, default_schedules(host())), host())
+    machine = relax.VirtualMachine(built, tvm.cpu())
     values = [tvm.runtime.tensor(v) for v in (*inputs, *lowered.weights.values())]
     return [t.numpy().astype(np.float64) for t in machine["main"](*values)]
 

@@ -29,6 +29,10 @@ OWN_SUMS = {"float16"}
 rounding the weights and the inputs does, so the one cannot be told by the other."""
 
 
+SAME = {"fusion: what follows a product apart", "fusion: one pass over rows"}
+"""Families that change no number."""
+
+
 @pytest.fixture(scope="module")
 def networks(small: Callable[[str], Any]) -> Callable[[str], Network]:
     @functools.cache
@@ -40,6 +44,8 @@ def networks(small: Callable[[str], Any]) -> Callable[[str], Network]:
 
 def applied(network: Network, family: Family, found: Applies) -> Changes:
     """The model compressed by a family where it applies first."""
+    if family.name in SAME:
+        return network.fused(found.offers)
     if family.setting is None:
         return network.pruned(found)
     choice = family.choice(found.place, middle(found.offers))
@@ -62,7 +68,7 @@ def mixture(subject: Subject, families: Sequence[Family]) -> tuple[Candidate, li
     return Candidate(tuple(choices)), names
 
 
-APART = {"layers", "tokens", "channels over the dependency graph", *OWN_SUMS}
+APART = {"layers", "tokens", "channels over the dependency graph", *OWN_SUMS, *SAME}
 """Families that touch the whole model, or are judged otherwise, and have candidates of their own."""
 
 TOGETHER = {("bert", False), ("bert", True), ("vgg16", False)}
@@ -71,6 +77,8 @@ ALONE = {
     ("mobilenet_v2", "layers"),
     ("mobilenet_v2", "channels over the dependency graph"),
     ("bert", "float16"),
+    ("bert", "fusion: one pass over rows"),
+    ("vgg16", "fusion: what follows a product apart"),
 }
 """What runs by default; with both, each family does once. All else is slow."""
 
@@ -101,7 +109,7 @@ def test_each_family(networks: Callable[[str], Network], name: str, family: str)
         pytest.skip(found)
     changes = applied(network, BY_NAME[family], found)
     for output in network.compare(changes):
-        output.check(family in COARSE, family in OWN_SUMS)
+        output.check(family in COARSE, family in OWN_SUMS, family in SAME)
 
 
 def test_each_family_is_among_what_runs_by_default(small: Callable[[str], Any]) -> None:
