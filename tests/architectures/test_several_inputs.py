@@ -24,6 +24,7 @@ from codesign.api import sweep_model
 from codesign.bundle import open_bundle
 from codesign.candidate import Candidate
 from codesign.compile import compile_model
+from codesign.errors import UserError
 from codesign.frontend import load, load_module
 from codesign.frontend.samples import draw
 from codesign.progress import Silent
@@ -35,20 +36,22 @@ Arrays = Mapping[str, NDArray[Any]]
 BATCH, SEQ, WIDTH = 3, 13, 66
 
 
+SIZES = {
+    "vocab_size": 61,
+    "hidden_size": WIDTH,
+    "num_attention_heads": 3,
+    "intermediate_size": 104,
+    "max_position_embeddings": 24,
+    "initializer_range": 0.14,
+}
+
+
 class TwoHeads(nn.Module):
     """Token ids and their mask [N, S] to tags of tokens [N, S, 5] and a score of the text [N, 3]."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.text = transformer.bert(
-            vocab_size=61,
-            hidden_size=WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=3,
-            intermediate_size=104,
-            max_position_embeddings=24,
-            initializer_range=0.14,
-        )
+        self.text = transformer.bert(**SIZES, num_hidden_layers=2)
         self.inner = self.text.inner
         self.tags = nn.Linear(WIDTH, 5)
         self.score = nn.Linear(WIDTH, 3)
@@ -58,6 +61,26 @@ class TwoHeads(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         hidden = self.text(input_ids, attention_mask)
         return self.tags(hidden), torch.tanh(self.score(hidden[:, 0]))
+
+
+class EarlyAndLate(nn.Module):
+    """Ids [N, S] and a code [N, 6]: tags come from the first of three layers, and the code steers the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = transformer.bert(**SIZES, num_hidden_layers=3).inner
+        self.early = nn.Linear(WIDTH, 4)
+        self.steer = nn.Linear(6, WIDTH)
+        self.head = nn.Linear(WIDTH, 7)
+
+    def forward(
+        self, input_ids: torch.Tensor, code: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        first, second, third = self.inner.encoder.layer
+        one = first(self.inner.embeddings(input_ids))
+        two = second(one)
+        last = third(two) * torch.sigmoid(self.steer(code))[:, None]
+        return self.head(last[:, 0]), self.early(one), two
 
 
 class TwoBranches(nn.Module):
@@ -92,6 +115,7 @@ def _examples() -> dict[str, Example]:
     ids = torch.randint(0, 61, (BATCH, SEQ))
     made: dict[str, Example] = {
         "encoder": (TwoHeads(), (ids, torch.ones_like(ids))),
+        "early and late": (EarlyAndLate(), (ids, torch.randn(BATCH, 6))),
         "branches": (TwoBranches(), (torch.randn(2, 3, 19, 13), torch.randn(2, 2, 19, 13))),
     }
     return {name: (as_trained(m, *inputs), inputs) for name, (m, inputs) in made.items()}
@@ -99,6 +123,7 @@ def _examples() -> dict[str, Example]:
 
 SHAPES = {
     "encoder": [(BATCH, SEQ, 5), (BATCH, 3)],
+    "early and late": [(BATCH, 7), (BATCH, SEQ, 4), (BATCH, SEQ, WIDTH)],
     "branches": [(2, 7), (2, 5, 10, 7)],
 }
 
@@ -141,6 +166,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Case]
 
 SPECS = {
     "encoder": ("input_ids", "attention_mask"),
+    "early and late": ("input_ids", "code"),
     "branches": ("colour", "depth"),
 }
 
@@ -175,6 +201,12 @@ COARSE = {"int8, dynamic", "int8, static"}
 
 FORMS = {
     "encoder": ("neurons between two linear layers", "vector sparsity", "int8, dynamic"),
+    "early and late": (
+        "neurons between two linear layers",
+        "vector sparsity",
+        "int8, dynamic",
+        "layers",
+    ),
     "branches": ("channels between two convolutions", "vector sparsity", "int8, static"),
 }
 
@@ -195,15 +227,52 @@ def test_compressed_outputs_are_those_of_the_same_weights_in_pytorch(
             pytest.skip(refused[0].reason)
         choices.append(found.choice(place, middle(offers)))
     assert choices
+    if (
+        family == "layers"
+    ):  # all but the last: both outputs that are read before the end come earlier
+        choices.pop()
     changes = network.compressed(Candidate(tuple(choices)))
     for output in network.compare(changes):
         output.check(coarse=family in COARSE)
 
 
+class WithinALayer(nn.Module):
+    """An encoder layer of which the sum in the middle is an output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = transformer.bert(**SIZES, num_hidden_layers=1).inner
+
+    def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        (layer,) = self.inner.encoder.layer
+        hidden = self.inner.embeddings(input_ids)
+        middle = layer.attention(hidden)[0]
+        return layer.output(layer.intermediate(middle), middle), middle
+
+
+def test_an_output_from_within_a_layer_is_refused_with_its_reason(tmp_path: Path) -> None:
+    module = as_trained(WithinALayer())
+    subject = Subject.of(load_module(module, (torch.randint(0, 61, (2, 7)),)).model)
+    assert len(subject.sites.layers) == 1
+    with pytest.raises(UserError, match="nothing in this model") as raised:
+        sweep_model(
+            (module, (torch.randint(0, 61, (2, 7)),)),
+            quality=lambda predict: {"agreement": 1.0},
+            calibration=[draw(subject.model, 0)],
+            metric="agreement",
+            output=tmp_path,
+            progress=Silent(),
+        )
+    assert "values within are outputs" in raised.value.got
+
+
 @pytest.mark.slow
 @pytest.mark.alone
-def test_a_sweep_scores_all_outputs(case: Callable[[str, str], Case], tmp_path: Path) -> None:
-    made = case("branches", "torch")
+@pytest.mark.parametrize("name", ["branches", "early and late"])
+def test_a_sweep_scores_all_outputs(
+    case: Callable[[str, str], Case], tmp_path: Path, name: str
+) -> None:
+    made = case(name, "torch")
     model = made.network.subject.model
     held_out = [draw(model, seed) for seed in range(20, 23)]
     wanted = [Twin(made.module, {})(list(feeds.values())) for feeds in held_out]
@@ -212,7 +281,7 @@ def test_a_sweep_scores_all_outputs(case: Callable[[str, str], Case], tmp_path: 
         lost = []
         for feeds, right in zip(held_out, wanted, strict=True):
             found = predict(feeds)
-            assert list(found) == ["output0", "output1"]
+            assert [y.shape for y in found.values()] == SHAPES[name]
             for got, theirs in zip(found.values(), right, strict=True):
                 lost.append(np.square(got - theirs).sum() / np.square(theirs).sum())
         return {"agreement": 1 - float(max(lost))}
