@@ -11,7 +11,7 @@ import argparse
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,12 +26,14 @@ from passes import (
     codebook,
     ffn,
     fp16,
+    fuse,
     heads,
     int8,
     int8_attention,
     int8_static,
     layers,
     low_rank,
+    norm,
     pattern,
     sparse,
     tokens,
@@ -61,6 +63,16 @@ class Subject:
     def of(cls, imported: Model) -> Subject:
         model = canonical(imported)
         return cls(model, find_sites(model))
+
+    @cached_property
+    def _fusable(self) -> dict[Target, fuse.Fusable]:
+        return {}
+
+    def fusable(self, target: Target) -> fuse.Fusable:
+        """The model lowered for a target, up to the choice of its kernels."""
+        if target not in self._fusable:
+            self._fusable[target] = fuse.fusable(self.model, target)
+        return self._fusable[target]
 
     @property
     def parts(self) -> list[Part]:
@@ -92,7 +104,8 @@ class Family:
         places: where it could apply in a model.
         choices: what the pass offers at one of them.
         nowhere: why not, for a model without such places.
-        setting: from an offer to the choice of a candidate; None if candidates do not have it.
+        setting: from an offer to the choice of a candidate; None if it is no choice at a site: channels
+            of the whole model, and kernels, which change no number.
     """
 
     name: str
@@ -175,6 +188,32 @@ def _groups(subject: Subject) -> Sequence[Any]:
     return find_groups(subject.model)[0]
 
 
+@dataclass(frozen=True)
+class Fusion:
+    """A part that a chain of operators may have as one kernel, where relax's rule makes other ones.
+
+    Attributes:
+        chain: its number among the chains of the model.
+    """
+
+    chain: int
+    span: fuse.Span
+
+
+def _fusions(
+    subject: Subject, target: Target, across: bool
+) -> tuple[Sequence[Fusion], Sequence[Refusal]]:
+    """The parts across the groups that relax makes, or the parts of one group."""
+    found = subject.fusable(target)
+    offers = []
+    for number, chain in enumerate(found.chains):
+        for start, end in fuse.choices(chain, target)[0]:
+            inside = any(begin <= start and end <= stop for begin, stop in chain.default)
+            if (start, end) not in chain.default and inside != across:
+                offers.append(Fusion(number, (start, end)))
+    return offers, found.refusals if across else []
+
+
 _PAIRLESS = "no two {} have only elementwise work between them"
 _FULL_INT8 = int8.Int8Config(densities=(1.0,))
 
@@ -249,6 +288,25 @@ FAMILIES: tuple[Family, ...] = (
         approximate.choices,
         "it has no pair of layers with a GELU between them",
         lambda offer: (approximate.NAME, {}),
+    ),
+    Family(
+        "layer norm as an affine map",
+        lambda s: [part for part in s.parts if isinstance(part, Attention | FFN)],
+        norm.choices,
+        "it has neither attention nor a pair of layers",
+        lambda offer: (norm.NAME, {}),
+    ),
+    Family(
+        "fusion: what follows a product apart",
+        lambda s: [s],
+        partial(_fusions, across=False),
+        "nothing elementwise follows a product",
+    ),
+    Family(
+        "fusion: one pass over rows",
+        lambda s: [s],
+        partial(_fusions, across=True),
+        "it has no two passes over rows, one behind the other",
     ),
 )
 """All of them, in the order of the table."""

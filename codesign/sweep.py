@@ -43,6 +43,8 @@ from codesign.measurement import Protocol
 from codesign.prepare import Prepared, prepare
 from codesign.progress import ProgressReporter, Silent
 from codesign.records import Records
+from codesign.simulate.graph import Dataflow
+from codesign.simulate.segments import cut
 from codesign.user_code import Arrays, calibration_samples
 from passes import fuse
 from targets.target import find
@@ -79,13 +81,7 @@ def sweep_request(
     progress.step(f"parity {prepared.imported.parity.relative:.1e} of the output scale")
     samples = calibration_samples(request.calibration, prepared.model.inputs)
     progress.step(f"{len(prepared.sites.layers)} layers, {len(samples)} calibration samples")
-    if not prepared.sites.layers:
-        raise UserError(
-            "there is nothing in this model that a sweep could compress",
-            got=f"{len(prepared.sites.linears)} linear layers and convolutions, none in a section",
-            allowed="encoder layers, or linear layers and convolutions between places where all paths meet",
-            next=f"codesign compile {config.model}",
-        )
+    _check_sections(prepared, config.model)
     run = str(folder.resolve())
     protocol = Protocol(threads=config.threads)
     with Records(records_path(config)) as records, Rig(target, protocol) as rig:
@@ -98,6 +94,23 @@ def sweep_request(
         result = _Sweep(request, prepared, samples, workshop, folder, started).run()
         records.finish(run)
     return result
+
+
+def _check_sections(prepared: Prepared, model: str) -> None:
+    """Raise UserError if the model has no sections, or none that can be looked at one after the other."""
+    sites = prepared.sites
+    got = f"{len(sites.linears)} linear layers and convolutions, none in a section"
+    if sites.layers:
+        segments = cut(Dataflow(prepared.model), sites)
+        if any(segment.is_section for segment in segments):
+            return
+        got = f"{len(sites.layers)} layers of which values within are outputs, or are read further down"
+    raise UserError(
+        "there is nothing in this model that a sweep could compress",
+        got=got,
+        allowed="encoder layers in a row, or linear layers and convolutions between places where all paths meet",
+        next=f"codesign compile {model}",
+    )
 
 
 def records_path(config: SweepConfig) -> Path:

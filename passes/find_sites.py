@@ -9,6 +9,7 @@ from tvm import relax
 
 from passes.lower_attention import self_attention
 from passes.model import Model
+from passes.norm import with_norm_within
 from passes.patterns import AttentionMatch, Flow, LinearMatch, shape_of
 from passes.sites import FFN, Attention, Embedding, Layer, Linear, Norm, Section, Sites
 from passes.stretches import find_stretches
@@ -96,7 +97,10 @@ class _Finder:
                 ends = self._post_norm(attention, ffn) or self._pre_norm(attention, ffn)
                 if ends is not None:
                     name = f"layer{len(layers)}"
-                    parts = _named_attention(attention, name), _named_ffn(ffn, name)
+                    parts = (
+                        with_norm_within(self._flow, _named_attention(attention, name), ends[1]),
+                        with_norm_within(self._flow, _named_ffn(ffn, name), ends[1]),
+                    )
                     layers.append(Layer(name, *parts, *(end.name for end in ends)))
                     break
         return layers

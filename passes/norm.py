@@ -9,8 +9,8 @@ their means. It is elementwise, so fusion makes it a part of the product before 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from targets.target import Target
 
 NAME = "norm"
+
+Block = TypeVar("Block", "Attention", "FFN")
+
+_NORMLESS = "no layer norm in its section alone reads its sum with the residual"
 
 SCALE, SHIFT = ".frozen_scale", ".frozen_shift"
 """Suffixes, on the norm's gain, of the weights that take its place."""
@@ -133,6 +137,17 @@ def norm_var(flow: Flow, norm: Norm) -> relax.Var | None:
     return None
 
 
+def with_norm_within(flow: Flow, site: Block, end: relax.Var) -> Block:
+    """The site, without the norm behind it if that comes after the end of its section.
+
+    What lies outside a section is not decided in it: the norm behind the last layer of a pre-norm encoder.
+    """
+    var = None if site.norm is None else norm_var(flow, site.norm)
+    if var is None or flow.order[var] <= flow.order[end]:
+        return site
+    return replace(site, norm=None)
+
+
 def choices(
     site: Attention | FFN, target: Target, config: NormConfig | None = None
 ) -> tuple[list[dict[str, int]], list[Refusal]]:
@@ -141,5 +156,5 @@ def choices(
     if not config.enabled:
         return [], [Refusal(site.name, NAME, "freezing norms is switched off")]
     if site.norm is None:
-        return [], [Refusal(site.name, NAME, "no layer norm alone reads its sum with the residual")]
+        return [], [Refusal(site.name, NAME, _NORMLESS)]
     return [{}], []

@@ -65,7 +65,7 @@ class FFN:
 
     Attributes:
         activation: the operator between ("gelu", "relu"), several joined by "+" in order.
-        norm: the layer norm behind it, if there is one; it follows from the rest.
+        norm: the layer norm behind it, if there is one in its section; it follows from the rest.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Attention:
 
     Attributes:
         plain: one kernel may compute all between them: float32, every token sees every token.
-        norm: the layer norm behind it, if there is one; it follows from the rest.
+        norm: the layer norm behind it, if there is one in its section; it follows from the rest.
     """
 
     name: str

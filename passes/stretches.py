@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from tvm import relax
 
+from passes.norm import with_norm_within
 from passes.patterns import ELEMENTWISE, Flow, LinearMatch, shape_of
 from passes.sites import FFN, Linear, Part, Stretch
 
@@ -35,7 +36,10 @@ def find_stretches(
     for start, end in pairwise(ends):
         inside = [p for p in places if flow.order.get(start, -1) < p.at <= flow.order[end]]
         name = f"block{len(stretches)}"
-        parts = _named(name, inside, pairs)
+        named = _named(name, inside, pairs)
+        parts = tuple(
+            with_norm_within(flow, part, end) if isinstance(part, FFN) else part for part in named
+        )
         stretches.append(Stretch(name, parts, start.name, end.name, _droppable(flow, start, end)))
     return stretches
 

@@ -131,6 +131,14 @@ class Twin:
         assert len(found) == 1, "a section has one GELU"
         found[0].register_forward_hook(hook)
 
+    def freeze(self, gain: str, scale: Sequence[float], shift: Sequence[float]) -> None:
+        """Put ``x * scale + shift`` in the place of the norm that has this gain."""
+
+        def hook(module: nn.Module, args: tuple[torch.Tensor], output: Any) -> torch.Tensor:
+            return args[0] * torch.tensor(scale).double() + torch.tensor(shift).double()
+
+        self._owner(gain).register_forward_hook(hook)
+
     def merge(self, keep: int, first: Sequence[str], later: Sequence[Sequence[str]]) -> None:
         """Leave ``keep`` tokens where they enter a layer, and give all of them back behind the last.
 

@@ -19,6 +19,7 @@ from tvm.relax.frontend.onnx import from_onnx
 from codesign.errors import UserError
 from codesign.frontend.dimensions import Dynamic, bind
 from codesign.frontend.foreign import Foreign, as_model
+from codesign.frontend.onnx_fold import fold_constants
 
 Array = NDArray[np.generic]
 
@@ -41,7 +42,10 @@ def from_onnx_file(path: Path, sizes: Mapping[str, int]) -> Foreign:
     initial = {t.name for t in proto.graph.initializer}
     inputs = [i for i in proto.graph.input if i.name not in initial]
     _fix_shapes(proto, inputs, sizes)
-    mod = _convert(proto, path)
+    plain = onnx.ModelProto()
+    plain.CopyFrom(proto)
+    fold_constants(plain)
+    mod = _convert(plain, path)
     names = [i.name for i in inputs]
     count = len(mod["main"].params) - len(mod["main"].attrs["params"] or ())
     arrays = [p.numpy() for p in mod["main"].attrs["params"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import relax
 
@@ -82,6 +82,14 @@ class Dataflow:
         weights = tuple(r for r in free if r in self.model.weights)
         context = tuple(r for r in free if r not in self.model.weights)
         return Slice(tuple(given), context, weights, tuple(wanted), bindings)
+
+    def slice_after(self, at: str, ends: Sequence[str], wanted: Sequence[str]) -> Slice:
+        """What computes ``wanted`` from ``at``; what it reads of other ``ends`` before it is context."""
+        others = tuple(end for end in ends if end != at)
+        part = self.slice((at, *others), wanted)
+        reads = {*wanted, *(r for b in part.bindings for r in self.reads[b.var.name])}
+        earlier = tuple(end for end in others if end in reads)
+        return replace(part, given=(at,), context=(*part.context, *earlier))
 
     @property
     def from_weights(self) -> set[str]:

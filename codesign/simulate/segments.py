@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from codesign.simulate.graph import Dataflow, Slice
@@ -43,19 +44,24 @@ class Segment:
 def cut(flow: Dataflow, sites: Sites) -> tuple[Segment, ...]:
     """The chain of segments of a model; ``context`` of all of them is what the prefix yields last.
 
-    Layers that do not form a chain (two towers, a skip over layers) give a single segment.
+    What a layer makes may be read further down too, by later layers or by outputs of the model of their
+    own; then it is context there, which that layer yields. Layers that do not form a chain (two towers,
+    outputs from within a layer) give a single segment.
     """
     inputs = tuple(s.name for s in flow.model.inputs)
-    whole = flow.slice(inputs, flow.outputs)
+    whole = (_segment(SUFFIX, flow.slice(inputs, flow.outputs), sites),)
     chain = _chain(flow, sites)
     if not chain:
-        return (_segment(SUFFIX, whole, sites),)
-    context = tuple(dict.fromkeys(c for segment in chain for c in segment.part.context))
+        return whole
     first = chain[0].part.given[0]
-    prefix = flow.slice(inputs, (first, *(c for c in context if c not in inputs)))
-    inside = {b.var.name for segment in chain for b in segment.part.bindings}
-    if inside & {b.var.name for b in prefix.bindings} - flow.from_weights:
-        return (_segment(SUFFIX, whole, sites),)
+    made = {name for segment in chain[:-1] for name in segment.part.wanted}
+    context = dict.fromkeys(c for segment in chain for c in segment.part.context if c not in made)
+    prefix = flow.slice(inputs, (first, *(c for c in context if c not in (first, *inputs))))
+    parts = [prefix, *(segment.part for segment in chain)]
+    bound = [b.var.name for part in parts for b in part.bindings]
+    twice = {name for name, count in Counter(bound).items() if count > 1}
+    if twice - flow.from_weights:
+        return whole
     return (_segment(PREFIX, prefix, sites), *chain)
 
 
@@ -63,18 +69,20 @@ def _chain(flow: Dataflow, sites: Sites) -> list[Segment]:
     """The layers in order of computation, what lies between them, and the suffix."""
     order = {name: i for i, name in enumerate(flow.vars)}
     segments: list[Segment] = []
-    at = ""
+    ends: list[str] = []
     for layer in sorted(sites.layers, key=lambda layer: order[layer.output]):
-        if at and layer.input != at:
-            between = flow.slice((at,), (layer.input,))
+        at = ends[-1] if ends else layer.input
+        if layer.input != at:
             if layer.input not in flow.after((at,)):
                 return []
+            between = flow.slice_after(at, ends, (layer.input,))
             segments.append(_segment(f"before {layer.name}", between, sites))
-        part = flow.slice((layer.input,), (layer.output,))
+            ends.append(layer.input)
+        part = flow.slice_after(layer.input, ends, (layer.output,))
         segments.append(_segment(layer.name, part, sites, is_section=True))
-        at = layer.output
+        ends = [*ends, layer.output] if ends else [layer.input, layer.output]
     if segments:
-        rest = flow.slice((at,), flow.outputs)
+        rest = flow.slice_after(ends[-1], ends, flow.outputs)
         segments.append(_segment(SUFFIX, rest, sites))
     return segments
 

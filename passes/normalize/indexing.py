@@ -19,9 +19,14 @@ def _take(graph: Graph, call: relax.Call, args: list[Any]) -> Value | None:
     axis = call.attrs.axis
     if isinstance(data, Static) and isinstance(index, Tensor):
         return _embedding(graph, data, index) if axis is not None and int(axis) == 0 else None
-    if axis is None or not isinstance(index, Static) or index.array.size != 1:
+    if axis is None or not isinstance(index, Static):
         return None
-    return _select(graph, data, int(axis), int(index.array.reshape(-1)[0]), shape_of(call))
+    picks = index.array.reshape(-1)
+    if isinstance(data, Tensor) and np.array_equal(picks, np.arange(data.shape[int(axis)])):
+        return data.reshape(shape_of(call))  # every position in its order
+    if picks.size != 1:
+        return None
+    return _select(graph, data, int(axis), int(picks[0]), shape_of(call))
 
 
 def _embedding(graph: Graph, table: Static, ids: Tensor) -> Value | None:

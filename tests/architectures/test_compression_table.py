@@ -1,48 +1,22 @@
 """The compression table: each family at each architecture where it applies, against the same in PyTorch.
 
-A candidate is solved, rewritten, compiled and run; the original module with the effective weights of that
-candidate runs in PyTorch in float64 (`benchmarks.models.twin`).
+What is compared, and how: `benchmarks.models.compressed`.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pytest
-import tvm
-from numpy.typing import NDArray
-from tvm import relax
 
 from benchmarks.applicability import FAMILIES, Applies, Family, Subject, verdict
+from benchmarks.models.compressed import Changes, Network, middle
 from benchmarks.models.zoo import SMALL
 from codesign.candidate import Candidate, Choice
-from codesign.frontend.samples import draw
-from codesign.loop.layer_solver import LayerSolver
-from codesign.loop.rewrite import rewrite_candidate
-from codesign.loop.solver import solve_candidate
-from codesign.pipeline import compile_model
-from codesign.simulate import Simulator
-from passes.approximate import NAME as APPROXIMATE
-from passes.channels.prune import prune_channels
-from passes.channels.refit import solve_channels
-from passes.formats import Seen
-from passes.int8_attention import NAME as INT8_ATTENTION
-from passes.model import Model
-from passes.sites import Section, encoder_layers
 from targets.target import host
-
-if TYPE_CHECKING:  # importing it takes seconds
-    import torch
-
-Outputs = list[NDArray[Any]]
-
-SAMPLES = 6
-"""Calibration inputs, each of the model's batch."""
 
 BY_NAME = {family.name: family for family in FAMILIES}
 
@@ -54,171 +28,9 @@ OWN_SUMS = {"float16"}
 """Families whose kernel rounds its sums too, which PyTorch does not do here: that moves the outputs as much as
 rounding the weights and the inputs does, so the one cannot be told by the other."""
 
-EXACT_LIMIT, COARSE_LIMIT = 1e-4, 3e-2
-"""Largest error, of the largest output."""
 
-COARSE_SHARE = 0.2
-"""Root mean square error, of what the compression itself does to the outputs."""
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What a candidate does to a model, for PyTorch to do the same.
-
-    Attributes:
-        model: compressed, still canonical.
-        weights: effective dense ones by name, those that have changed.
-        seen: what layers see of their inputs, by name of the site.
-        dropped: the sections that are left out.
-        tokens: how many are left at the input of a layer.
-        cores: the replaced arithmetic, by name of the section.
-    """
-
-    model: Model
-    weights: Mapping[str, NDArray[Any]]
-    seen: Mapping[str, Seen] = field(default_factory=dict)
-    dropped: Sequence[Section] = ()
-    tokens: Mapping[str, int] = field(default_factory=dict)
-    cores: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A built candidate against PyTorch.
-
-    Attributes:
-        error: the largest, of the largest output.
-        moved: the largest difference that the compression makes in PyTorch, of the same.
-        share: root mean square error, of what the compression does to the outputs.
-    """
-
-    error: float
-    moved: float
-    share: float
-
-    def check(self, coarse: bool, own_sums: bool = False) -> None:
-        least = 0.0 if own_sums else 3 * self.error
-        assert self.moved > least, "what the compression does cannot be told from rounding"
-        assert self.error <= (COARSE_LIMIT if coarse else EXACT_LIMIT)
-        assert own_sums or self.share <= COARSE_SHARE
-
-
-@dataclass(frozen=True)
-class Network:
-    """An architecture with what is needed to compress it."""
-
-    module: torch.nn.Module
-    subject: Subject
-
-    @functools.cached_property
-    def samples(self) -> list[dict[str, NDArray[Any]]]:
-        return [draw(self.subject.model, seed) for seed in range(SAMPLES)]
-
-    @functools.cached_property
-    def simulator(self) -> Simulator:
-        return Simulator(self.subject.model, self.subject.sites, host(), self.samples)
-
-    @functools.cached_property
-    def solver(self) -> LayerSolver:
-        return LayerSolver(self.subject.model, self.simulator)
-
-    def compressed(self, candidate: Candidate) -> Changes:
-        """A candidate solved and rewritten."""
-        model, sites = self.subject.model, self.subject.sites
-        solved = solve_candidate(sites, self.simulator, self.solver, candidate, host())
-        blocks, layers = solved.blocks, sites.layers
-        made = rewrite_candidate(model, blocks, solved.dropped, host(), layers, solved.tokens)
-        return Changes(
-            made,
-            {name: w for b in blocks for name, w in b.change.weights.items()},
-            {name: seen for b in blocks for name, seen in b.change.seen.items()},
-            solved.dropped,
-            solved.tokens,
-            {b.block.name: b.decision.core for b in blocks if b.decision.core},
-        )
-
-    def pruned(self, found: Applies) -> Changes:
-        """A group of channels solved and pruned: the half of the offers."""
-        model, group = self.subject.model, found.place
-        consumers = {site.weight for site in group.consumers}
-        grams = {}
-        for segment in self.simulator.segments:
-            stream = self.simulator.dense_stream(segment.name)
-            for site in segment.linears:
-                if site.weight in consumers:
-                    grams[site.weight] = self.simulator.grams(stream, site.name)
-        keep = _middle(found.offers)["channels"]
-        (solved,) = solve_channels(model, group, grams, [keep])
-        made, _ = prune_channels(model, {group: solved.keep}, solved.weights)
-        return Changes(made, solved.weights)
-
-    def in_pytorch(self, changes: Changes) -> Callable[[Sequence[NDArray[Any]]], Outputs]:
-        """The original module, changed in the same way."""
-        from benchmarks.models.twin import Twin
-
-        sites = self.subject.sites
-        twin = Twin(self.module, self.subject.model.weights)
-        for site in sites.linears:
-            if {site.weight, site.bias} & set(changes.weights):
-                twin.put(site, changes.weights)
-            if site.name in changes.seen:
-                twin.see(site, changes.seen[site.name])
-        for section in changes.dropped:
-            twin.drop(_weights(section))
-        for section in sites.layers:
-            for part in section.parts:
-                core = changes.cores.get(part.name)
-                if core == INT8_ATTENTION:
-                    twin.attend_int8(_weights(section))
-                elif core == APPROXIMATE:
-                    twin.approximate(_weights(section))
-        layers = encoder_layers(sites.layers)
-        for at, layer in enumerate(layers):
-            if layer.name in changes.tokens:
-                later = [_weights(x) for x in layers[at + 1 :]]
-                twin.merge(changes.tokens[layer.name], _weights(layer), later)
-        return twin
-
-    def compare(self, changes: Changes) -> Comparison:
-        """The compiled compressed graph against PyTorch, on an input that calibration has not seen."""
-        named = draw(self.subject.model, seed=SAMPLES)
-        inputs = list(named.values())
-        (built,) = run(changes.model, inputs)
-        (wanted,) = self.in_pytorch(changes)(inputs)
-        (dense,) = self.in_pytorch(Changes(self.subject.model, {}))(inputs)
-        if "attention_mask" in named:  # rows of padding mean nothing
-            real = named["attention_mask"] != 0
-            built, wanted, dense = built[real], wanted[real], dense[real]
-        scale = np.abs(wanted).max()
-        error, moved = np.abs(built - wanted) / scale, np.abs(wanted - dense) / scale
-        return Comparison(error.max(), moved.max(), _rms(error) / _rms(moved))
-
-
-def run(model: Model, inputs: Sequence[NDArray[Any]]) -> Outputs:
-    """The outputs of a model that is lowered, scheduled and built for this machine."""
-    lowered, executable = compile_model(model, host())
-    machine = relax.VirtualMachine(executable, tvm.cpu())
-    values = [tvm.runtime.tensor(v) for v in (*inputs, *lowered.weights.values())]
-    return [t.numpy().astype(np.float64) for t in machine["main"](*values)]
-
-
-def _weights(section: Section) -> list[str]:
-    """Names of the weights of a section."""
-    found = []
-    for part in section.parts:
-        names = ("qkv", "out", "up", "down")
-        inside = [getattr(part, name) for name in names if hasattr(part, name)] or [part]
-        found += [linear.weight for linear in inside]
-    return found
-
-
-def _middle(offers: Sequence[Any]) -> Any:
-    """An offer that is neither the mildest nor the harshest, if there are three."""
-    return offers[len(offers) // 2]
-
-
-def _rms(values: NDArray[Any]) -> float:
-    return float(np.sqrt(np.square(values).mean()))
+SAME = {"fusion: what follows a product apart", "fusion: one pass over rows"}
+"""Families that change no number."""
 
 
 @pytest.fixture(scope="module")
@@ -232,9 +44,11 @@ def networks(small: Callable[[str], Any]) -> Callable[[str], Network]:
 
 def applied(network: Network, family: Family, found: Applies) -> Changes:
     """The model compressed by a family where it applies first."""
+    if family.name in SAME:
+        return network.fused(found.offers)
     if family.setting is None:
         return network.pruned(found)
-    choice = family.choice(found.place, _middle(found.offers))
+    choice = family.choice(found.place, middle(found.offers))
     return network.compressed(Candidate((choice,)))
 
 
@@ -245,7 +59,7 @@ def mixture(subject: Subject, families: Sequence[Family]) -> tuple[Candidate, li
     for family in families:
         for place in family.places(subject):
             offers, _ = family.choices(place, host())
-            choice = family.choice(place, _middle(offers)) if offers else None
+            choice = family.choice(place, middle(offers)) if offers else None
             taken = {other.site for other in choices}
             if choice is not None and choice.site not in taken:
                 choices.append(choice)
@@ -254,7 +68,7 @@ def mixture(subject: Subject, families: Sequence[Family]) -> tuple[Candidate, li
     return Candidate(tuple(choices)), names
 
 
-APART = {"layers", "tokens", "channels over the dependency graph", *OWN_SUMS}
+APART = {"layers", "tokens", "channels over the dependency graph", *OWN_SUMS, *SAME}
 """Families that touch the whole model, or are judged otherwise, and have candidates of their own."""
 
 TOGETHER = {("bert", False), ("bert", True), ("vgg16", False)}
@@ -263,6 +77,8 @@ ALONE = {
     ("mobilenet_v2", "layers"),
     ("mobilenet_v2", "channels over the dependency graph"),
     ("bert", "float16"),
+    ("bert", "fusion: one pass over rows"),
+    ("vgg16", "fusion: what follows a product apart"),
 }
 """What runs by default; with both, each family does once. All else is slow."""
 
@@ -281,7 +97,8 @@ def test_families_together(networks: Callable[[str], Network], name: str, coarse
     network = networks(name)
     candidate, names = mixture(network.subject, families(coarse))
     assert len(names) >= 2
-    network.compare(network.compressed(candidate)).check(coarse)
+    for output in network.compare(network.compressed(candidate)):
+        output.check(coarse)
 
 
 @pytest.mark.parametrize(("name", "family"), _marked(product(SMALL, BY_NAME), ALONE))
@@ -291,7 +108,8 @@ def test_each_family(networks: Callable[[str], Network], name: str, family: str)
     if isinstance(found, str):
         pytest.skip(found)
     changes = applied(network, BY_NAME[family], found)
-    network.compare(changes).check(family in COARSE, family in OWN_SUMS)
+    for output in network.compare(changes):
+        output.check(family in COARSE, family in OWN_SUMS, family in SAME)
 
 
 def test_each_family_is_among_what_runs_by_default(small: Callable[[str], Any]) -> None:

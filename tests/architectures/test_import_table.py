@@ -20,8 +20,11 @@ from tvm import relax
 from benchmarks.models.zoo import SMALL
 from codesign.frontend.parity import compare
 from codesign.frontend.samples import draw
+from passes.combine_qkv import combine_qkv
+from passes.find_sites import find_sites
 from passes.model import Model
 from passes.normalize import normalize
+from passes.sites import FFN, Attention, Linear, Part, Sites
 
 if TYPE_CHECKING:  # importing these takes seconds
     import torch
@@ -60,6 +63,15 @@ TABLE = {
 }
 
 
+OLDER = ("bert", "minilm", "distilbert", "gpt2", "vit")
+"""What the older exporter spells differently: shapes and masks computed step by step, softmax guarded."""
+
+CASES = [
+    *((name, entry.dynamo) for name, entry in TABLE.items()),
+    *((name, False) for name in OLDER),
+]
+
+
 @dataclass(frozen=True)
 class Imported:
     """One architecture from both sides."""
@@ -89,13 +101,13 @@ def as_onnx(
 @pytest.fixture(scope="module")
 def imported(
     small: Callable[[str], Any], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Imported]:
+) -> Callable[[str, bool], Imported]:
     folder = tmp_path_factory.mktemp("architectures")
 
     @functools.cache
-    def make(name: str) -> Imported:
-        made, path = small(name), folder / f"{name}.onnx"
-        return Imported(made.foreign, as_onnx(made.module, made.inputs, path, TABLE[name].dynamo))
+    def make(name: str, dynamo: bool) -> Imported:
+        made, path = small(name), folder / f"{name}_{dynamo}.onnx"
+        return Imported(made.foreign, as_onnx(made.module, made.inputs, path, dynamo))
 
     return make
 
@@ -135,17 +147,21 @@ def _names(foreign: Foreign) -> list[str]:
     return [spec.name for spec in foreign.model.inputs]
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_both_imports_have_the_same_operators(imported: Callable, name: str) -> None:
-    from_torch, from_onnx = (operators(m) for m in imported(name).canonical)
+@pytest.mark.parametrize(("name", "dynamo"), CASES)
+def test_both_imports_have_the_same_operators(
+    imported: Callable[[str, bool], Imported], name: str, dynamo: bool
+) -> None:
+    from_torch, from_onnx = (operators(m) for m in imported(name, dynamo).canonical)
     assert from_torch == from_onnx
     assert {op: from_torch[op] for op in TABLE[name].operators} == TABLE[name].operators
     assert not {"nn.batch_norm", "nn.softmax", "broadcast_to", "call_tir"} & set(from_torch)
 
 
-@pytest.mark.parametrize("name", [n for n, entry in SMALL.items() if len(entry.shape) == 4])
-def test_an_image_is_moved_once(imported: Callable, name: str) -> None:
-    for model in imported(name).canonical:
+@pytest.mark.parametrize(("name", "dynamo"), [c for c in CASES if len(SMALL[c[0]].shape) == 4])
+def test_an_image_is_moved_once(
+    imported: Callable[[str, bool], Imported], name: str, dynamo: bool
+) -> None:
+    for model in imported(name, dynamo).canonical:
         weights = set(model.weights)
         moves = [
             b.value.args[0].name
@@ -156,9 +172,77 @@ def test_an_image_is_moved_once(imported: Callable, name: str) -> None:
         assert len([name for name in moves if name not in weights]) == 1
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_both_canonical_forms_compute_what_pytorch_does(imported: Callable, name: str) -> None:
-    check_parity(imported(name))
+@pytest.mark.parametrize(("name", "dynamo"), CASES)
+def test_both_canonical_forms_compute_what_pytorch_does(
+    imported: Callable[[str, bool], Imported], name: str, dynamo: bool
+) -> None:
+    check_parity(imported(name, dynamo))
+
+
+@pytest.mark.parametrize(("name", "dynamo"), CASES)
+def test_both_imports_have_the_same_sites(
+    imported: Callable[[str, bool], Imported], name: str, dynamo: bool
+) -> None:
+    from_torch, from_onnx = (
+        outline(find_sites(combine_qkv(m))) for m in imported(name, dynamo).canonical
+    )
+    assert from_torch == from_onnx
+    assert from_torch[0], "an architecture without sections"
+
+
+def outline(sites: Sites) -> tuple[list[Any], list[Any], list[Any]]:
+    """What is found, without the names of weights, which exporters choose."""
+
+    def layer(site: Linear) -> tuple[Any, ...]:
+        return site.rows, site.in_features, site.out_features, site.bias is not None, site.window
+
+    def part(site: Part) -> tuple[Any, ...]:
+        if isinstance(site, Attention):
+            norm = site.norm is not None
+            return site.name, layer(site.qkv), layer(site.out), site.heads, site.head_dim, norm
+        if isinstance(site, FFN):
+            return (
+                site.name,
+                layer(site.up),
+                layer(site.down),
+                site.activation,
+                site.norm is not None,
+            )
+        return site.name, layer(site)
+
+    sections = [(s.name, type(s), [part(p) for p in s.parts]) for s in sites.layers]
+    tables = [(table.vocab, table.dim) for table in sites.embeddings]
+    return sections, [layer(site) for site in sites.linears], tables
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_sizes_given_at_import_are_those_of_shapes_computed_in_the_file(
+    small: Callable[[str], Any], tmp_path: Path, name: str
+) -> None:
+    import torch
+
+    from codesign.frontend.onnx_import import from_onnx_file
+
+    module, (ids, mask) = small(name).module, small(name).inputs
+    path, free = tmp_path / "free.onnx", {0: "batch", 1: "words"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            (ids, mask),
+            str(path),
+            dynamo=False,
+            input_names=["ids", "mask"],
+            output_names=["y"],
+            dynamic_axes={"ids": free, "mask": free, "y": free},
+        )
+    model = normalize(from_onnx_file(path, {"batch": 3, "words": 17}).model)
+    assert operators(model) == operators(normalize(small(name).foreign.model))
+    feeds = draw(model, seed=5)
+    with torch.no_grad():
+        wanted = module(*(torch.from_numpy(x) for x in feeds.values())).numpy()
+    ((got,),) = run_together((model,), [list(feeds.values())])
+    assert compare([got], [wanted], 1e-4, "PyTorch").holds
 
 
 def test_two_inputs_and_two_outputs_keep_their_places(tmp_path: Path) -> None:

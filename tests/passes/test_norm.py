@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from codesign.pipeline import canonical
 from passes.errors import PassError
 from passes.find_sites import find_sites
 from passes.norm import Frozen, NormConfig, choices, fitted, freeze_norm, normalised
@@ -91,6 +92,14 @@ def test_what_is_not_there_cannot_be_frozen(encoder):
         freeze_norm(net.model, norm, Frozen((1.0,) * 3, (0.0,) * 3))
 
 
+def test_what_follows_the_last_layer_is_not_decided_in_it(foreign_example):
+    """A pre-norm encoder ends with a norm behind its layers: no simulated layer has it."""
+    sites = find_sites(canonical(foreign_example("vit").model))
+    assert [part.norm for layer in sites.layers for part in layer.parts] == [None] * 4
+    after = find_sites(canonical(foreign_example("bert").model))
+    assert all(part.norm is not None for layer in after.layers for part in layer.parts)
+
+
 def test_choices_and_refusals(encoder, sketch):
     sites = find_sites(encoder(layers=2).model)
     assert choices(sites.ffns[0], TARGET) == ([{}], [])
@@ -111,4 +120,4 @@ def test_choices_and_refusals(encoder, sketch):
     (alone,) = find_sites(sketch((5, 6), weights, draw)).ffns
     assert alone.norm is None
     refused = choices(alone, TARGET)[1]
-    assert refused[0].reason == "no layer norm alone reads its sum with the residual"
+    assert refused[0].reason == "no layer norm in its section alone reads its sum with the residual"

@@ -216,6 +216,15 @@ def test_masked_fill_becomes_a_bias_of_attention() -> None:
     assert [int(n) for n in attention.args[3].ty.shape.values] == [2, 3, 1, 5]
 
 
+def test_a_look_up_of_every_position_in_order_is_a_reshape() -> None:
+    def body(bb: relax.BlockBuilder, x: relax.Var, w: dict[str, relax.Var]) -> relax.Expr:
+        inner = bb.emit(relax.op.take(x, relax.const(np.arange(6).reshape(2, 3)), axis=1))
+        return relax.op.take(inner, relax.const(np.array([0, 1, 2, 4, 3])), axis=3)
+
+    model = normalize(build((7, 6, 5), body))
+    assert [_op(v) for v in _values(model) if _op(v)] == ["relax.reshape", "relax.take"]
+
+
 def test_a_weight_that_two_layers_share_is_given_to_each(foreign_example: Callable) -> None:
     def body(bb: relax.BlockBuilder, x: relax.Var, w: dict[str, relax.Var]) -> relax.Expr:
         op, emit = relax.op, bb.emit

@@ -9,7 +9,7 @@ import pytest
 import tvm
 from tvm import relax
 
-from codesign.simulate import Simulator
+from codesign.simulate import Simulator, Variant
 from codesign.simulate.graph import Dataflow
 from codesign.simulate.segments import cut
 from passes.errors import PassError
@@ -63,6 +63,49 @@ def test_a_value_of_a_layer_that_is_read_later_forbids_the_cut(net):
         net.model, outputs=(*net.model.outputs, TensorSpec("inner", (1, 6, 32), "float32"))
     )
     assert names(cut(flow, net.sites)) == ["suffix"]
+
+
+def test_what_a_layer_makes_may_be_an_output_or_be_read_by_one(net):
+    """Outputs of the first layer, and of elementwise work on the second one's."""
+    first, second, _ = net.sites.layers
+    model = with_outputs(net.model, first.output, second.output)
+    segments = cut(Dataflow(model), net.sites)
+    assert names(segments) == ["prefix", "layer0", "layer1", "layer2", "suffix"]
+    suffix = segments[-1].part
+    assert suffix.given == (net.sites.layers[2].output,)
+    assert suffix.context == (first.output, second.output)
+    assert first.output not in segments[0].part.wanted
+    sample = net.sample(1)
+    simulator = Simulator(model, net.sites, find("host"), [sample])
+    ((last, early, doubled),) = simulator.outputs(simulator.dense_stream("layer0"))
+    wanted = [net.reference(sample, dropped=frozenset(gone)) for gone in ((), (1, 2), (2,))]
+    np.testing.assert_allclose(last, wanted[0], atol=2e-5)
+    np.testing.assert_allclose(early, wanted[1], atol=2e-5)
+    np.testing.assert_allclose(doubled, 2 * wanted[2], atol=4e-5)
+    stream = simulator.advance(simulator.dense_stream("layer0"), Variant(dropped=True))
+    ((_, early, _),) = simulator.outputs(stream)
+    np.testing.assert_allclose(
+        early, net.reference(sample, dropped=frozenset((0, 1, 2))), atol=2e-5
+    )
+
+
+def with_outputs(model: Model, plain: str, doubled: str) -> Model:
+    """The model with two more outputs: a variable, and the double of another."""
+    by_name = {b.var.name: b.var for block in model.main.body.blocks for b in block.bindings}
+    bindings = [b for block in model.main.body.blocks for b in block.bindings]
+    twice = relax.op.multiply(by_name[doubled], relax.const(2.0, "float32"))
+    double = relax.DataflowVar("double", by_name[doubled].ty)
+    (old,) = bindings[-1].value.fields
+    values = relax.Tuple([old, by_name[plain], double])
+    out = relax.Var("outputs", relax.TupleType([v.ty for v in values.fields]))
+    block = relax.DataflowBlock(
+        [*bindings[:-1], relax.VarBinding(double, twice), relax.VarBinding(out, values)]
+    )
+    main = relax.Function(model.main.params, relax.SeqExpr([block], out), out.ty)
+    module = tvm.IRModule({"main": main.with_attr("global_symbol", "main")})
+    shape = model.outputs[0].shape
+    more = (TensorSpec("early", shape, "float32"), TensorSpec("doubled", shape, "float32"))
+    return replace(model, mod=relax.transform.Normalize()(module), outputs=(*model.outputs, *more))
 
 
 def test_two_variables_of_one_name_are_refused():
