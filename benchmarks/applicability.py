@@ -290,6 +290,13 @@ FAMILIES: tuple[Family, ...] = (
         lambda offer: (approximate.NAME, {}),
     ),
     Family(
+        "short exponentials in softmax",
+        _attentions,
+        approximate.choices,
+        "it has no attention",
+        lambda offer: (approximate.NAME, {}),
+    ),
+    Family(
         "layer norm as an affine map",
         lambda s: [part for part in s.parts if isinstance(part, Attention | FFN)],
         norm.choices,

@@ -205,7 +205,9 @@ class Network:
                 cores = cores_of(changes.cores.get(part.name, ""))
                 if INT8_ATTENTION in cores:
                     twin.attend_int8(_weights(section))
-                if APPROXIMATE in cores:
+                if APPROXIMATE in cores and isinstance(part, Attention):
+                    twin.attend_short(_weights(section))
+                elif APPROXIMATE in cores:
                     twin.approximate(_weights(section))
                 if part.name in changes.frozen:
                     assert isinstance(part, Attention | FFN)

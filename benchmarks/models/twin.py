@@ -21,6 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from passes.approximate import COEFFICIENTS, LIMIT
 from passes.formats import BFLOAT16, FLOAT16, ROWS, Seen
 from passes.sites import Linear
+from targets.kernels.activation import short_exp_reference
 from targets.kernels.attention_int8 import attention_int8_reference
 from targets.kernels.linear_bf16 import bf16_bits, bf16_values
 from targets.kernels.merge_tokens import merge_reference
@@ -115,6 +116,11 @@ class Twin:
         """Let the attention of a section multiply codes of 8 bits."""
         for module in self._block(weights).modules():
             module.twin_int8 = True  # type: ignore[assignment]
+
+    def attend_short(self, weights: Sequence[str]) -> None:
+        """Let the attention of a section take short exponentials."""
+        for module in self._block(weights).modules():
+            module.twin_short = True  # type: ignore[assignment]
 
     def approximate(self, weights: Sequence[str]) -> None:
         """Replace the GELU of a section by the polynomial."""
@@ -241,6 +247,10 @@ def attend(
     scores = query @ key.transpose(-1, -2) * scale
     if bias is not None:
         scores = scores + bias
+    if getattr(module, "twin_short", False):
+        powers = short_exp_reference((scores - scores.amax(-1, keepdim=True)).numpy())
+        shares = torch.as_tensor(powers / powers.sum(-1, keepdims=True))
+        return (shares @ value).transpose(1, 2), None
     return (torch.softmax(scores, -1) @ value).transpose(1, 2), None
 
 

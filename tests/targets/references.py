@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,18 @@ def convolved(x: Array, w: Array, window: Window, groups: int = 1) -> NDArray[np
     return y.permute(0, 2, 3, 1).numpy()
 
 
-def attended(qkv: Array, bias: Array | None, heads: int, scale: float) -> NDArray[np.float64]:
+def attended(
+    qkv: Array,
+    bias: Array | None,
+    heads: int,
+    scale: float,
+    exp: Callable[[Array], Array] = np.exp,
+) -> NDArray[np.float64]:
     """Softmax attention of each head on ``qkv`` [batch, seq, 3 * heads * dim], heads joined again."""
     batch, seq, width = qkv.shape
     parts = qkv.astype(np.float64).reshape(batch, seq, 3, heads, width // 3 // heads)
     q, k, v = parts.transpose(2, 0, 3, 1, 4)
     scores = scale * q @ k.swapaxes(-1, -2) + (0 if bias is None else bias.astype(np.float64))
-    e = np.exp(scores - scores.max(-1, keepdims=True))
+    e = exp(scores - scores.max(-1, keepdims=True))
     mixed: NDArray[np.float64] = (e / e.sum(-1, keepdims=True)) @ v
     return mixed.transpose(0, 2, 1, 3).reshape(batch, seq, -1)

@@ -77,6 +77,7 @@ def test_the_short_exponential(compiled, target):
     points = -np.abs(POINTS)
     got = compiled(kernel_of(activation.te_short_exp, len(points)), target)([points])[0]
     wanted = np.exp(np.maximum(points.astype(np.float64), -120 * np.log(2)))
+    np.testing.assert_allclose(got, activation.short_exp_reference(points), rtol=1e-5)
     error = np.abs(got / wanted - 1)
     assert 1e-4 < error[points > -80].max() <= activation.SHORT_EXP_ERROR
     assert error.max() <= activation.SHORT_EXP_ERROR + 1e-5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from targets.kernels.activation import SHORT_EXP_ERROR
+from targets.kernels.activation import SHORT_EXP_ERROR, short_exp_reference
 from targets.kernels.attention import attention, attention_short
 from tests.targets.references import attended
 
@@ -23,8 +23,8 @@ def inputs(batch, seq, heads, dim, shape):
     return qkv, None if shape is None else rng.standard_normal(shape).astype(np.float32)
 
 
-KERNELS = {attention: 2e-6, attention_short: 2 * SHORT_EXP_ERROR}
-"""How far each is from float64 at most, relative to the largest value."""
+KERNELS = {attention: np.exp, attention_short: short_exp_reference}
+"""The exponential of each."""
 
 
 @pytest.mark.parametrize("make", KERNELS)
@@ -34,7 +34,14 @@ def test_attention(run, close, target, batch, seq, heads, dim, shape, make):
     func = make(batch, seq, heads, dim, shape, dim**-0.5)
     args = [qkv] if bias is None else [qkv, bias]
     for (y,) in run(func, target, args, every=seq == 17):
-        close(y, attended(qkv, bias, heads, dim**-0.5), KERNELS[make])
+        close(y, attended(qkv, bias, heads, dim**-0.5, KERNELS[make]))
+
+
+def test_short_exponentials_are_near_the_exact_ones(compiled, target):
+    qkv, bias = inputs(2, 33, 3, 20, (2, 1, 1, 33))
+    kernel = compiled(attention_short(2, 33, 3, 20, bias.shape, 0.25), target)
+    error = np.abs(kernel([qkv, bias])[0] - attended(qkv, bias, 3, 0.25))
+    assert 1e-5 < error.max() <= 2 * SHORT_EXP_ERROR * np.abs(qkv[..., 120:]).max()
 
 
 def test_with_threads(run, close, threaded):
@@ -62,10 +69,10 @@ def test_masked_and_extreme_scores(compiled, close, target, make):
     bias[1] = -1e9  # every key masked alike: the mask cancels
     kernel = compiled(make(2, 21, 2, 16, bias.shape, 0.25), target)
     y = kernel([qkv, bias])[0]
-    close(y[:1], attended(qkv[:1, :, :], bias[:1], 2, 0.25), KERNELS[make])
+    close(y[:1], attended(qkv[:1, :, :], bias[:1], 2, 0.25, KERNELS[make]))
     wanted = np.broadcast_to(qkv[1, :, 64:].mean(0, dtype=np.float64), (21, 32))
     close(y[1], wanted, 1e-5)
     sharp = qkv * np.float32(100)  # one key takes all
     y = kernel([sharp, 0 * bias])[0]
-    close(y, attended(sharp, None, 2, 0.25), max(1e-4, KERNELS[make]))
+    close(y, attended(sharp, None, 2, 0.25, KERNELS[make]), 1e-4)
     assert (kernel([0 * qkv, bias])[0] == 0).all()
