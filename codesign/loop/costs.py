@@ -3,7 +3,7 @@
 A layer is cut out, rewritten and lowered once for each number of units and each format of either
 layer; the kernels of a combination follow from the differences, since the two layers of a block
 share no kernel. So a choice that breaks a fusion costs the kernels that it really leads to. Where a chain
-spans both (codes for the second layer made behind the first), a combination is an estimate.
+spans both (codes for the second layer made behind the first), that is an estimate: see `combinations`.
 """
 
 from __future__ import annotations
@@ -68,18 +68,30 @@ class KernelBook:
 
 @dataclass(frozen=True)
 class BlockKernels:
-    """Kernels of one block for every decision, relative to the untouched layer."""
+    """Kernels of one block for every decision, relative to the untouched layer.
+
+    Attributes:
+        untouched: of the layer as it is.
+        kept: with so many units.
+        first, second, core: with so many units, and one part in a format or by a pass.
+        whole: of combinations that were lowered as they are.
+    """
 
     untouched: Counter[str]
     kept: Mapping[int | None, Counter[str]]
     first: _Counts
     second: _Counts
     core: _Counts
+    whole: dict[Decision, Counter[str]] = field(default_factory=dict)
 
     def of(self, decision: Decision) -> Counter[str]:
         """Variant of kernel counts against the untouched layer; may be negative."""
+        if decision in self.whole:
+            total = Counter(self.whole[decision])
+            total.subtract(self.untouched)
+            return total
         base = self.kept[decision.keep]
-        total: Counter[str] = Counter()
+        total = Counter()
         for part, sign in (
             (self.first[decision.keep, decision.first], 1),
             (self.second[decision.keep, decision.second], 1),

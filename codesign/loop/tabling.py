@@ -8,6 +8,7 @@ from functools import partial
 from codesign.candidate import WHOLE, Candidate
 from codesign.loop.bases import Base
 from codesign.loop.blocks import blocks_of
+from codesign.loop.combinations import measured_whole
 from codesign.loop.gains import at_full_width, gained_before, gainful
 from codesign.loop.lengths import lengths_of, with_lengths, worthwhile
 from codesign.loop.offers import all_offers
@@ -82,8 +83,7 @@ class Tabler:
         space = space_of(base.model, base.sites, target, self.enabled, offers, step)
         workshop.tune(space.book.known.values(), f"{base.label}: tune kernels")
         sensitivities = self._sensitivities(base, space)
-        sizes = self._sizes(base, space)
-        tables = tables_of(space, sensitivities, workshop.kernel_seconds, sizes)
+        tables = self._whole(base, space, sensitivities)
         made = Option(base.choices, base.choices[0].pass_name, 0.0, base.error)
         itself = Layer(WHOLE, (Group(WHOLE, (made,)),))
         return Tabled(base, space, replace(tables, layers=(itself, *tables.layers)))
@@ -134,10 +134,24 @@ class Tabler:
             {key: value for key, value in found.items() if value is not None},
         )
 
+    def _whole(self, base: Base, space: Space, sensitivities: Sensitivities) -> Tables:
+        """What every option costs on the full sequence."""
+        workshop = self.workshop
+        sizes = self._sizes(base, space)
+        return measured_whole(
+            base.model,
+            space,
+            workshop.target,
+            lambda: tables_of(space, sensitivities, workshop.kernel_seconds, sizes),
+            lambda: workshop.tune(
+                space.book.known.values(), base.named("tune kernels of combinations")
+            ),
+        )
+
     def _tables(self, base: Base, space: Space, sensitivities: Sensitivities) -> Tables:
         """What every option costs, on shorter sequences too where there are any."""
         seconds = self.workshop.kernel_seconds
-        tables = tables_of(space, sensitivities, seconds, self._sizes(base, space))
+        tables = self._whole(base, space, sensitivities)
         if not space.lengths:
             return tables
         self.workshop.progress.say("lowering what is worth it for shorter sequences")
