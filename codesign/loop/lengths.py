@@ -1,7 +1,8 @@
 """Shorter sequences: how many tokens layers may run on, and what their decisions cost there.
 
-A decision that is not worth it on the full sequence is not looked at on shorter ones. The others are
-lowered and measured again for each length: their latency is not proportional to the tokens.
+A decision that is not worth it on the full sequence is not looked at on shorter ones. A few of the others,
+spread over what they take and lose, are lowered and measured again for each length: their latency is not
+proportional to the tokens.
 """
 
 from __future__ import annotations
@@ -9,19 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from math import inf
+from math import inf, log
 
-from codesign.loop.blocks import Decision, blocks_of
-from codesign.loop.costs import (
-    BlockKernels,
-    Seconds,
-    block_kernels,
-    layer_model,
-    shared_seconds,
-)
+from codesign.loop.blocks import Block, Decision, blocks_of
+from codesign.loop.costs import KernelBook, Seconds, layer_model, shared_seconds, with_decision
 from codesign.loop.offers import Offers
 from codesign.loop.sensitivity import Sensitivities, tokens_candidate
 from codesign.loop.tables import Space
+from codesign.pareto import spread
 from codesign.search import Group, Option, Tables
 from codesign.search import Layer as LayerTable
 from passes.find_sites import find_sites
@@ -33,6 +29,12 @@ from targets.target import Target
 FAMILY = NAME
 """Errors of all lengths at a layer are corrected together."""
 
+MOST_DECISIONS = 10
+"""Decisions of a block that are looked at on each shorter sequence: each costs kernels to measure there."""
+
+Changes = Mapping[Decision, Mapping[str, int]]
+"""Kernels of decisions against the untouched layer; counts may be negative."""
+
 
 @dataclass(frozen=True)
 class ShortLayer:
@@ -40,11 +42,11 @@ class ShortLayer:
 
     Attributes:
         untouched: its kernels as it is.
-        blocks: kernels of the decisions that are worth it, by name of block.
+        blocks: what the decisions that are looked at change, by name of block.
     """
 
     untouched: Mapping[str, int]
-    blocks: Mapping[str, BlockKernels]
+    blocks: Mapping[str, Changes]
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Lengths:
 
 
 def lengths_of(model: Model, space: Space, tables: Tables, target: Target) -> Lengths:
-    """Lower what is left of each layer on each shorter length; the kernels go into the space's book.
+    """Lower a few decisions of each layer on each shorter length; the kernels go into the space's book.
 
     Args:
         model: canonical.
@@ -70,7 +72,7 @@ def lengths_of(model: Model, space: Space, tables: Tables, target: Target) -> Le
         target: what for.
     """
     layers = encoder_layers(space.layers)
-    worth = worthwhile(space, tables)
+    few = looked_at(space, tables)
     found: list[tuple[ShortLayer, ...]] = []
     alone = {0: layer_model(model, layers[0])}
     same: dict[tuple[object, ...], ShortLayer] = {}
@@ -81,14 +83,14 @@ def lengths_of(model: Model, space: Space, tables: Tables, target: Target) -> Le
         row = []
         for layer, cut in zip(layers, models, strict=True):
             counts = space.book.count(cut, target)
-            own = {b.name: worth[b.name] for b in blocks_of(layer)}
+            own = {b.name: few[b.name] for b in blocks_of(layer)}
             key = (*sorted(counts.items()), *own.values())
             if key not in same:
-                kernels = {
-                    b.name: block_kernels(cut, b, own[b.name], target, space.book)
+                changes = {
+                    b.name: _changes(cut, b, own[b.name], counts, target, space.book)
                     for b in blocks_of(layer)
                 }
-                same[key] = ShortLayer(counts, kernels)
+                same[key] = ShortLayer(counts, changes)
             parts = same[key].blocks.values()
             row.append(ShortLayer(counts, dict(zip(own, parts, strict=True))))
         found.append(tuple(row))
@@ -99,6 +101,49 @@ def lengths_of(model: Model, space: Space, tables: Tables, target: Target) -> Le
         merging[a, b] = space.book.count(merged, target)
         merging[a, b].subtract(found[b - 1][0].untouched)
     return Lengths(tuple(found), merging)
+
+
+def looked_at(space: Space, tables: Tables) -> dict[str, tuple[Decision, ...]]:
+    """The decisions of each block to look at on shorter sequences, the untouched block first.
+
+    Blocks of one shape get the same ones, so that they share the kernels: of those that are not vetoed
+    in half of the layers, the ones farthest from each other in latency and error.
+    """
+    shapes: dict[int, list[Group]] = {}
+    for group in tables.groups:
+        shapes.setdefault(id(space.kernels[group.name]), []).append(group)
+    found: dict[str, tuple[Decision, ...]] = {}
+    for groups in shapes.values():
+        decisions = space.offers[groups[0].name].decisions()
+        places: dict[Decision, tuple[float, float]] = {}
+        columns = zip(*(group.options for group in groups), strict=True)
+        for decision, options in zip(decisions, columns, strict=True):
+            errors = [o.error for o in options if not o.veto]
+            if 2 * len(errors) >= len(groups) and decision != Decision():
+                lost = max(sum(errors) / len(errors), 1e-12)
+                places[decision] = options[0].seconds, -log(lost)
+        picked = spread(list(places.values()), MOST_DECISIONS)
+        few = (Decision(), *(list(places)[i] for i in sorted(picked)))
+        found |= {group.name: few for group in groups}
+    return found
+
+
+def _changes(
+    cut: Model,
+    block: Block,
+    decisions: Sequence[Decision],
+    untouched: Mapping[str, int],
+    target: Target,
+    book: KernelBook,
+) -> Changes:
+    """The kernels of a layer with each of the decisions for a block, less those of it as it is."""
+    found: dict[Decision, Mapping[str, int]] = {}
+    for decision in decisions:
+        made = cut if decision == Decision() else with_decision(cut, block, decision, target)
+        counts = book.count(made, target)
+        counts.subtract(untouched)
+        found[decision] = counts
+    return found
 
 
 def worthwhile(space: Space, tables: Tables) -> dict[str, Offers]:
@@ -154,14 +199,10 @@ def with_lengths(
 def _seconds(
     table: LayerTable, space: Space, short: ShortLayer, seconds: Seconds
 ) -> Iterator[list[float]]:
-    """For each group of a layer the seconds of its options on one length; infinite where vetoed."""
+    """For each group of a layer the seconds of its options on one length; infinite where not looked at."""
     for group in table.groups:
         decisions = space.offers[group.name].decisions()
-        pairs = list(zip(decisions, group.options, strict=True))
-        kernels = {
-            d: short.blocks[group.name].of(d) for d, o in pairs if not o.veto or d == Decision()
-        }
-        takes = shared_seconds(kernels, seconds)
+        takes = shared_seconds(short.blocks[group.name], seconds)
         yield [takes.get(decision, inf) for decision in decisions]
 
 

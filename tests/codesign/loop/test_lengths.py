@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from codesign.candidate import Candidate
-from codesign.loop.blocks import blocks_of, decision_of, tokens_kept
+from codesign.loop.blocks import Decision, blocks_of, decision_of, tokens_kept
 from codesign.loop.costs import KernelBook, placeholder
 from codesign.loop.layer_solver import LayerSolver, rows_of
-from codesign.loop.lengths import lengths_of, with_lengths, worthwhile
+from codesign.loop.lengths import MOST_DECISIONS, lengths_of, looked_at, with_lengths, worthwhile
 from codesign.loop.rewrite import rewrite_block, rewrite_candidate
 from codesign.loop.sensitivity import (
     Sensitivities,
@@ -105,16 +105,28 @@ def test_offers(space: Space) -> None:
     assert not space.no_lengths
 
 
-def test_what_is_vetoed_is_not_looked_at_again(space: Space, tables: Tables) -> None:
-    worth = worthwhile(space, tables_without(tables))
+def test_a_few_of_what_is_not_vetoed_are_looked_at_again(space: Space, tables: Tables) -> None:
+    full = tables_without(tables)
+    few = looked_at(space, full)
     for group in tables.groups:
         if group.shortens:
             assert len(group.options) == 4
             continue
-        assert len(worth[group.name].decisions()) <= len(space.offers[group.name].decisions())
-        for option in group.options:
-            assert math.isfinite(option.at(2)) or option.veto
-        assert any(option.veto for option in group.options)
+        offers = space.offers[group.name]
+        assert len(worthwhile(space, full)[group.name].decisions()) <= len(offers.decisions())
+        measured = {
+            d
+            for d, o in zip(offers.decisions(), group.options, strict=True)
+            if math.isfinite(o.at(2))
+        }
+        assert measured == set(few[group.name])
+        assert few[group.name][0] == Decision()
+        assert 1 < len(measured) <= 1 + MOST_DECISIONS
+        free = [o for o in group.options if not o.veto]
+        assert any(o.veto for o in group.options)
+        fastest = min(free, key=lambda o: o.seconds)
+        assert math.isfinite(fastest.at(2))
+    assert few["layer0.ffn"] is few["layer2.ffn"]
 
 
 def tables_without(tables: Tables) -> Tables:
