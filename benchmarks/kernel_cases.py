@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,18 +82,18 @@ def cases(model: str, block: int) -> Iterator[Callable[[], Case]]:
     """Makers of all cases of a model, for weights packed to blocks of ``block`` outputs."""
     encoder = ENCODERS[model]
     for k, n in encoder.linears:
-        yield lambda k=k, n=n: linear_case(k, n, block)
-        yield lambda k=k, n=n: int8_case(k, n, block)
+        yield partial(linear_case, k, n, block)
+        yield partial(int8_case, k, n, block)
         for density in DENSITIES:
-            yield lambda k=k, n=n, d=density: sparse_case(k, n, block, d)
-            yield lambda k=k, n=n, d=density: sparse_int8_case(k, n, block, d)
+            yield partial(sparse_case, k, n, block, density)
+            yield partial(sparse_int8_case, k, n, block, density)
     up = encoder.hidden, encoder.ffn
     yield lambda: linear_case(*up, block, gelu=True)
     yield lambda: int8_case(*up, block, gelu=True)
     yield lambda: attention_case(encoder.heads, encoder.hidden // encoder.heads)
     yield lambda: attention_int8_case(encoder.heads, encoder.hidden // encoder.heads)
     for width in (encoder.hidden, encoder.ffn):
-        yield lambda width=width: quantize_case(width)
+        yield partial(quantize_case, width)
     yield lambda: norm_case(encoder.hidden)
     yield lambda: softmax_case(encoder.heads)
 

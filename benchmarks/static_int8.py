@@ -27,10 +27,10 @@ from rich.table import Table
 from codesign.candidate import Candidate, Choice
 from codesign.config import SweepConfig, load_config
 from codesign.device import this_device
+from codesign.loop.bases import Base, Bases
 from codesign.loop.candidates import Judge
 from codesign.loop.finals import SWEEPS, lock_step
 from codesign.loop.kernel_table import kernel_rows
-from codesign.loop.layer_solver import LayerSolver
 from codesign.loop.request import SweepRequest
 from codesign.loop.workshop import Built, Workshop
 from codesign.machine import cores
@@ -41,7 +41,6 @@ from codesign.progress import progress_for
 from codesign.records import Records
 from codesign.report import KernelRow
 from codesign.runtime import Runtime
-from codesign.simulate import Simulator
 from codesign.sweep import SOLVER
 from codesign.user_code import calibration_samples
 from passes import int8, int8_attention, int8_static
@@ -169,8 +168,7 @@ def run(config: SweepConfig, folder: Path, methods: Sequence[str], attention: bo
     request, target = SweepRequest.of(config), find(config.target, config.threads)
     prepared = prepare(request.model, dict(config.dims))
     samples = calibration_samples(request.calibration, prepared.model.inputs)
-    simulator = Simulator(prepared.model, prepared.sites, find(config.target, cores()), samples)
-    solver = LayerSolver(prepared.model, simulator)
+    itself = Base(prepared.model, prepared.sites, find(config.target, cores()), samples)
     candidates = versions(prepared.sites, target, methods, attention)
     protocol, metric = Protocol(threads=config.threads), config.goal.metric
     with (
@@ -182,8 +180,8 @@ def run(config: SweepConfig, folder: Path, methods: Sequence[str], attention: bo
         workshop = Workshop(target, this_device(), rig, records, config.trials, traces, progress)
         # only measurements of kernels are taken from earlier runs: models and scores are made anew
         judge = Judge(
-            prepared, workshop, lambda: simulator, folder / "bundles", f"{SOLVER} {time.time_ns()}",
-            metric, lambda: solver,
+            prepared, Bases([itself]), workshop, folder / "bundles", f"{SOLVER} {time.time_ns()}",
+            metric,
         )  # fmt: skip
         progress.start("solve", 1)
         solved = judge.solve(list(candidates.values()))

@@ -154,7 +154,12 @@ class Network:
         return Changes(
             made,
             {name: w for b in blocks for name, w in b.change.weights.items()},
-            {name: seen for b in blocks for name, seen in b.change.seen.items()},
+            {
+                name: seen
+                for b in blocks
+                for name, seen in b.change.seen.items()
+                if isinstance(seen, Seen)
+            },
             solved.dropped,
             solved.tokens,
             {b.block.name: b.decision.core for b in blocks if b.decision.core},
@@ -228,9 +233,10 @@ class Network:
         theirs = {site.name: site for site in self.named.sites.linears}
         renamed = {}
         for site in self.subject.sites.linears:
-            for mine in {site.weight, site.bias} & set(weights):
-                other = theirs[site.name]
-                renamed[other.weight if mine == site.weight else other.bias] = weights[mine]
+            other = theirs[site.name]
+            for mine, name in ((site.weight, other.weight), (site.bias, other.bias)):
+                if mine in weights and mine is not None and name is not None:
+                    renamed[name] = weights[mine]
         assert len(renamed) == len(weights), "a weight of no known layer has changed"
         return renamed
 

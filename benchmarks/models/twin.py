@@ -115,12 +115,12 @@ class Twin:
     def attend_int8(self, weights: Sequence[str]) -> None:
         """Let the attention of a section multiply codes of 8 bits."""
         for module in self._block(weights).modules():
-            module.twin_int8 = True  # type: ignore[assignment]
+            module.twin_int8 = True
 
     def attend_short(self, weights: Sequence[str]) -> None:
         """Let the attention of a section take short exponentials."""
         for module in self._block(weights).modules():
-            module.twin_short = True  # type: ignore[assignment]
+            module.twin_short = True
 
     def approximate(self, weights: Sequence[str]) -> None:
         """Replace the GELU of a section by the polynomial."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,7 +50,7 @@ class Architecture:
         return as_trained(module, *inputs), inputs
 
 
-_BERT = {
+_BERT: dict[str, Any] = {
     "vocab_size": VOCAB,
     "hidden_size": 64,
     "num_hidden_layers": 2,
@@ -58,7 +59,7 @@ _BERT = {
     "max_position_embeddings": 24,
     "initializer_range": 0.12,  # one over the root of the width: activations keep their size
 }
-_DISTILBERT = {
+_DISTILBERT: dict[str, Any] = {
     "vocab_size": VOCAB,
     "dim": 64,
     "n_layers": 2,
@@ -67,9 +68,15 @@ _DISTILBERT = {
     "max_position_embeddings": 24,
     "initializer_range": 0.12,
 }
-_GPT2 = {"vocab_size": VOCAB, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 24}
+_GPT2: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 24,
+}
 _GPT2 |= {"bos_token_id": 0, "eos_token_id": 0, "initializer_range": 0.12}
-_VIT = {
+_VIT: dict[str, Any] = {
     "hidden_size": 96,
     "num_hidden_layers": 2,
     "num_attention_heads": 3,

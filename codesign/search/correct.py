@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -57,14 +58,16 @@ class Correction:
     def loss(self, error: float) -> float:
         """Expected relative loss at a corrected output error.
 
-        Linear between the corners and proportional to the error beyond the last one; before
-        anything was observed the error itself.
+        Linear between the corners, and growing with the root of the error beyond the last one; before
+        anything was observed the error itself. The root is hopeful: metrics saturate, and what is
+        believed to be hopeless is never tried, while a hope is corrected by the next round.
         """
         last_error, last_loss = self.errors[-1], self.losses[-1]
         if error <= last_error:
             return float(np.interp(error, self.errors, self.losses))
-        slope = max(last_loss, 0.0) / last_error if last_error > 0 else 1.0
-        return last_loss + slope * (error - last_error)
+        if last_error <= 0:
+            return last_loss + error
+        return last_loss + max(last_loss, 0.0) * (math.sqrt(error / last_error) - 1)
 
     def max_error(self, loss: float) -> float:
         """The largest output error whose expected loss is at most ``loss``; may be infinite."""

@@ -64,7 +64,7 @@ def test_the_map_is_inverted():
     correction = Correction({}, (0.0, 0.1, 0.2), (0.0, 0.01, 0.05))
     assert correction.max_error(0.01) == pytest.approx(0.1)
     assert correction.loss(correction.max_error(0.03)) == pytest.approx(0.03)
-    assert correction.loss(0.4) == pytest.approx(0.1)  # proportional beyond the last corner
+    assert correction.loss(0.8) == pytest.approx(0.1)  # the root beyond the last corner
     assert Correction({}, (0.0, 1.0), (0.0, 0.0)).max_error(0.1) == float("inf")
 
 
