@@ -77,7 +77,7 @@ MODELS: dict[str, Callable[[], Given]] = {
     "mobilenet-v2": lambda: _image_model(mobilenet.mobilenet_v2()),
     "resnet-18": lambda: _image_model(resnet.resnet18()),
     "resnet-50": lambda: _image_model(resnet.resnet50()),
-    "vgg-16": lambda: _image_model(vgg.vgg16()),
+    "vgg-16": lambda: _image_model(vgg.vgg16(), "input"),
     "bert-base": _bert_base,
     "vit-s": _vit_small,
 }
@@ -216,8 +216,9 @@ def main(arguments: list[str] | None = None) -> int:
     for name in given.models:
         (given.output / name).mkdir(parents=True, exist_ok=True)
         with progress_for(False) as progress:
-            found += measure(name, target, given.trials, given.output, progress)
-    Console(width=140).print(table(found, target))
+            made = measure(name, target, given.trials, given.output, progress)
+        Console(width=140).print(table(made, target))
+        found += made
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps([asdict(r) for r in found], indent=1) + "\n")

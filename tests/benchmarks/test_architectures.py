@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
 import torch
 
-from benchmarks.architectures import CHANNELS, DENSE_FP32, PEER, rows, smallest, variants
+from benchmarks.architectures import CHANNELS, DENSE_FP32, MODELS, PEER, rows, smallest, variants
 from benchmarks.models.resnet import resnet18
 from benchmarks.models.training import as_trained
 from codesign.measurement import Measurement, summarize
@@ -55,3 +56,10 @@ def test_ratios_are_against_the_dense_variant_and_the_peer() -> None:
     assert [r.over_onnxruntime for r in alone] == [0.0]
     broken = rows("m", {DENSE_FP32: ""}, [Measurement.failed("no")], None)
     assert math.isnan(broken[0].median_ms)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_takes_its_inputs_by_name(name: str) -> None:
+    module, inputs = MODELS[name]()
+    inspect.signature(module.forward).bind(**inputs)
