@@ -3,10 +3,12 @@
     python -m benchmarks.pattern_quality
     python -m benchmarks.pattern_quality --json runs/pattern_quality.json
 
-Every 3x3 convolution of 16 input channels and more keeps 4 of 9 entries of each kernel, with and without
+3x3 convolutions of 16 input channels and more keep 4 of 9 entries of each kernel, with and without
 connectivity pruning, in patterns shared by 32, 16 or 8 outputs (parts of the target's register tile) or
-chosen for each single kernel. Each version is solved layer by layer on calibration images, without any
-training, built, scored on the held-out images, and timed in lock-step with the dense model.
+chosen for each single kernel: those of one residual block, and all of them. (Of all of them, single kernels
+are left out: a problem for each output takes the solver a quarter of an hour.) Each version is solved layer
+by layer on calibration images, without any training, built, scored on the held-out images, and timed in
+lock-step with the dense model.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from codesign.records import Records
 from codesign.sweep import SOLVER
 from codesign.user_code import calibration_samples
 from passes import pattern
-from passes.pattern import CONNECTIVITY, Pattern, PatternConfig
+from passes.pattern import CONNECTIVITY, PatternConfig
 from passes.sites import Sites
 from targets.target import Target, find
 
@@ -68,14 +70,21 @@ class Row:
 
 def versions(sites: Sites, target: Target) -> dict[str, Candidate]:
     """The candidates by name, the uncompressed one first."""
-    config = PatternConfig(CHANNELS, single=True)
-    linears = [x for section in sites.layers for b in blocks_of(section) for x in b.linears]
-    found: dict[str, list[Choice]] = {}
-    for site in linears:
-        for form in pattern.choices(site, target, config)[0]:
-            if isinstance(form, Pattern) and form.density in CHANNELS:
-                found.setdefault(str(form), []).append(Choice(site.name, form.name, form.setting))
-    return {"dense": Candidate(), **{name: Candidate.of(made) for name, made in found.items()}}
+    linears = [[x for b in blocks_of(section) for x in b.linears] for section in sites.layers]
+    offered = [own for own in linears if any(pattern.choices(x, target)[0] for x in own)]
+    found = {"dense": Candidate()}
+    for where, own, single in (
+        ("one block", offered[0], True),
+        ("all layers", [x for section in offered for x in section], False),
+    ):
+        config = PatternConfig(CHANNELS, single=single)
+        made: dict[str, list[Choice]] = {}
+        for site in own:
+            for form in pattern.choices(site, target, config)[0]:
+                choice = Choice(site.name, form.name, form.setting)
+                made.setdefault(f"{where}, {form}", []).append(choice)
+        found |= {name: Candidate.of(choices) for name, choices in made.items()}
+    return found
 
 
 def run(config: SweepConfig, folder: Path) -> list[Row]:
