@@ -233,10 +233,11 @@ class Network:
         theirs = {site.name: site for site in self.named.sites.linears}
         renamed = {}
         for site in self.subject.sites.linears:
-            other = theirs[site.name]
-            for mine, name in ((site.weight, other.weight), (site.bias, other.bias)):
-                if mine in weights and mine is not None and name is not None:
-                    renamed[name] = weights[mine]
+            other = theirs.get(site.name)  # constants of a file have no names there
+            if other is not None:
+                for mine, name in ((site.weight, other.weight), (site.bias, other.bias)):
+                    if mine in weights and mine is not None and name is not None:
+                        renamed[name] = weights[mine]
         assert len(renamed) == len(weights), "a weight of no known layer has changed"
         return renamed
 

@@ -53,9 +53,10 @@ curve of the mantissa (Schraudolph, Neural Computation 11, 1999)."""
 ONE, MANTISSA = 0x3F800000, 0x7FFFFF
 """Bits of the float32 1.0, and those of any mantissa."""
 
-# 2^(m-1) / m for a mantissa 1 <= m < 2 to 3.5e-3 relative: minimax, by linear programming.
-_SHORT_CURVE = (0.23370002, -0.69421171, 1.4570675)
-SHORT_EXP_ERROR = 3.5e-3
+# 2^(m-1) / m for a mantissa 1 <= m < 2 to 5.3e-3 relative, equal at both ends, so that there is no step
+# where the exponent changes: minimax, by linear programming.
+_SHORT_CURVE = (0.2220885, -0.6662655, 1.4419472)
+SHORT_EXP_ERROR = 5.3e-3
 """Largest relative error of ``te_short_exp``."""
 _SHORT_LOW = -120.0 * 2.0**23
 

@@ -102,5 +102,5 @@ def clamped(position: tirx.Expr, seq: int, extent: int) -> tirx.Expr:
 def attention_short(
     batch: int, seq: int, heads: int, dim: int, bias_shape: Sequence[int] | None, scale: float
 ) -> tirx.PrimFunc:
-    """`attention` with the coarser exponential: every weight of a value within 0.7 % of what it was."""
+    """`attention` with the coarser exponential: every weight of a value within 1.1 % of what it was."""
     return attention(batch, seq, heads, dim, bias_shape, scale, short=True)

@@ -77,6 +77,7 @@ ALONE = {
     ("mobilenet_v2", "layers"),
     ("mobilenet_v2", "channels over the dependency graph"),
     ("bert", "float16"),
+    ("bert", "layer norm as an affine map"),
     ("bert", "fusion: one pass over rows"),
     ("vgg16", "fusion: what follows a product apart"),
 }
