@@ -6,7 +6,7 @@
 3x3 convolutions of 16 input channels and more keep 4 of 9 entries of each kernel, with and without
 connectivity pruning, in patterns shared by 32, 16 or 8 outputs (parts of the target's register tile) or
 chosen for each single kernel: those of one residual block, and all of them. (Of all of them, single kernels
-are left out: a problem for each output takes the solver a quarter of an hour.) Each version is solved layer
+are left out: a problem for each output takes the solver many minutes.) Each version is solved layer
 by layer on calibration images, without any training, built, scored on the held-out images, and timed in
 lock-step with the dense model.
 """
