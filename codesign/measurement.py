@@ -96,11 +96,6 @@ class Measurement:
         return cls(error=error or "unknown error", meta=meta)
 
     @property
-    def spread(self) -> float:
-        """Width of the interval over the median."""
-        return (self.hi - self.lo) / self.seconds
-
-    @property
     def quiet(self) -> float:
         """Seconds without what others on the machine add: see `quiet`; NaN without samples."""
         return quiet(self.samples) if self.samples else self.seconds
