@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from targets.cpu import this_processor
 from targets.errors import TargetError
+from targets.gpu import Gpu
 
 if TYPE_CHECKING:
     import tvm
@@ -36,7 +37,7 @@ class Target:
 
     Attributes:
         name: what a user calls it, and part of the key of its records.
-        kind: code generator, ``llvm``.
+        kind: code generator: ``llvm``, or ``opencl`` with ``gpu``.
         mcpu: processor name as LLVM spells it.
         features: instruction-set features, LLVM's spelling, that the code may use.
         threads: threads that the code is made for; 1 means no parallel loop at all.
@@ -45,6 +46,9 @@ class Target:
         description: for people.
         vendor: who makes it, as /proc/cpuinfo says it; "" for any.
         architecture: ``x86_64`` or ``aarch64``.
+        triple: operating system of the code, as LLVM spells it; "" for Linux.
+        l2_bytes: second-level cache of one core; what a kernel stages is made to fit it.
+        gpu: what runs the kernels if ``kind`` is ``opencl``; the rest then describes its host.
     """
 
     name: str
@@ -57,6 +61,9 @@ class Target:
     threads: int = 1
     kind: str = "llvm"
     architecture: str = "x86_64"
+    triple: str = ""
+    l2_bytes: int = 512 * 1024
+    gpu: Gpu | None = None
 
     @property
     def lanes(self) -> int:
@@ -129,7 +136,7 @@ class Target:
             self.architecture == "aarch64"
         ):  # its processors are told apart by features, not by names
             features = [f"+{name}" for name in sorted(self.features)]
-            made |= {"mtriple": "aarch64-linux-gnu", "mattr": features}
+            made |= {"mtriple": self.triple or "aarch64-linux-gnu", "mattr": features}
         return tvm.target.Target(made)
 
     def missing(self) -> frozenset[str]:
