@@ -8,20 +8,23 @@ from __future__ import annotations
 import random
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from codesign.build import BuiltKernel, KernelSource, build_kernels
+from codesign.fleet import Examination, Fleet
 from codesign.machine import cores
 from codesign.measurement import Measurement, Protocol, median, summarize
 from codesign.reference_kernel import reference_kernel
-from codesign.tensors import pack
-from codesign.worker import Failure, Worker
+from codesign.tensors import pack, unpack
+from codesign.worker import Failure, Reply, Worker
 from targets.target import Target
 
 __all__ = [
@@ -66,14 +69,18 @@ class Rig:
     Args:
         target: what kernels are built for; its threads must be those of ``protocol``.
         protocol: how times are taken.
+        fleet: devices that measure; without them this machine does. Closed with the rig.
     """
 
-    def __init__(self, target: Target, protocol: Protocol) -> None:
+    def __init__(self, target: Target, protocol: Protocol, fleet: Fleet | None = None) -> None:
         if target.threads != protocol.threads:
             raise ValueError(f"target for {target.threads} threads, protocol {protocol.threads}")
         self.target = target
         self.protocol = protocol
         self.worker = Worker(protocol.threads, protocol.affinity)
+        """Builds, and measures where there is no fleet."""
+        self.fleet = fleet
+        self._timer: Worker | Fleet = fleet or self.worker
         self._helpers = [Worker() for _ in range(min(cores(), _MOST_BUILDERS) - 1)]
         self.folder = Path(tempfile.mkdtemp(prefix="codesign-"))
         self.kernel_deadline = _KERNEL_SECONDS + 5 * protocol.max_seconds
@@ -92,15 +99,42 @@ class Rig:
         self.close()
 
     def close(self) -> None:
-        """End the workers and remove the scratch folder."""
+        """End the workers, give the devices back and remove the scratch folder."""
+        if self.fleet is not None:
+            self.fleet.close()
         for worker in (self.worker, *self._helpers):
             worker.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start the workers that build, in the calling thread: they end with it."""
+        for worker in (self.worker, *self._helpers):
+            worker.start()
 
     def build(self, kernels: Sequence[KernelSource]) -> list[BuiltKernel | Failure]:
         """Build scheduled kernels into the scratch folder."""
         workers = (self.worker, *self._helpers)
         return build_kernels(workers, kernels, self.target, self.folder)
+
+    @property
+    def parallel(self) -> int:
+        """Kernels that are timed side by side: on one machine never more than one."""
+        return self.fleet.parallel if self.fleet is not None else 1
+
+    def time_all(
+        self, items: Iterable[tuple[BuiltKernel | Failure, float | None]]
+    ) -> Iterator[TimedKernel]:
+        """As `time`, of many kernels, each with the seconds at which it is given up; results in order.
+
+        Several devices time side by side. One takes an item when the result before it was consumed, so
+        that the items may depend on it.
+        """
+        if self.parallel == 1:
+            yield from (self.time(kernel, give_up=seconds) for kernel, seconds in items)
+            return
+        self.reference()  # built once, before threads ask for it
+        with ThreadPoolExecutor(self.parallel) as pool:
+            yield from pool.map(lambda item: self.time(item[0], give_up=item[1]), items)
 
     def time(
         self, kernel: BuiltKernel | Failure, *, give_up: float | None = None, seed: int = 0
@@ -134,20 +168,37 @@ class Rig:
         return best
 
     def _time_once(self, params: Mapping[str, Any]) -> TimedKernel:
-        reply = self.worker.request("time_kernel", params, deadline=self.kernel_deadline)
+        reply = self._timer.request("time_kernel", params, deadline=self.kernel_deadline)
         if isinstance(reply, Failure):
             return TimedKernel(Measurement.failed(str(reply), stage="run", kind=reply.kind))
         result = reply.result
         measurement = summarize(
             result["samples"], result["reference"], load=result["load"], calls=result["calls"]
         )
+        measurement = self._told(measurement, result["story"], result["reference"])
         return TimedKernel(measurement, tuple(tuple(p) for p in result["probes"]))
+
+    def _told(
+        self, measurement: Measurement, story: Mapping[str, Any], reference: Sequence[float]
+    ) -> Measurement:
+        """The measurement with what is known of the device that took it."""
+        if self.fleet is None:
+            return measurement
+        serial = str(story.get("serial") or self.fleet.wanted.key)
+        told: dict[str, Any] = {"device": serial}
+        if story.get("emulated"):
+            told["emulated"] = True
+        if reference and (unusual := self.fleet.calibration.add(serial, median(reference))):
+            told["flags"] = [unusual]
+        return measurement.with_meta(**told)
 
     def reference(self) -> BuiltKernel | Failure:
         """The reference kernel, built at the first call."""
         if not isinstance(self._reference, BuiltKernel):
             source = KernelSource("reference", reference_kernel(self.target.threads > 1))
-            self._reference = self.build([source])[0]
+            self._reference = built = self.build([source])[0]
+            if self.fleet is not None and isinstance(built, BuiltKernel):
+                self.fleet.examination = _examination(built)
         return self._reference
 
     def bundles(
@@ -160,32 +211,46 @@ class Rig:
     ) -> list[Measurement]:
         """Time bundles end to end, interleaved; see `measure_bundles`."""
         every = list(dict.fromkeys([*([reference] if reference else []), *map(Path, paths)]))
+        if self.fleet is not None:
+            self.reference()  # examines a device that fails
         failures = {p: f for p in every if (f := self._try(p, inputs)) is not None}
         sound = [p for p in every if p not in failures]
         reply = self._time_bundles(sound, inputs, seed) if sound else Failure("error", "no bundle")
         for path in every:
-            self.worker.request("forget", {"path": str(path)})
+            self._timer.request("forget", {"path": str(path)})
         if isinstance(reply, Failure):
             failures |= dict.fromkeys(sound, reply)
-        samples = {} if isinstance(reply, Failure) else reply
+            result: Mapping[str, Any] = {"samples": {}, "load": 0.0, "story": {}}
+        else:
+            result = reply.result
+        samples = result["samples"]
         between = samples.get(str(reference)) if reference else None
         return [
             Measurement.failed(str(failures[p]), kind=failures[p].kind)
             if p in failures
-            else _end_to_end(samples[str(p)], between, samples["load"][0])
+            else self._told(
+                _end_to_end(samples[str(p)], between, result["load"]), result["story"], ()
+            )
             for p in map(Path, paths)
         ]
 
     def _try(self, path: Path, inputs: Mapping[str, ArrayLike] | None) -> Failure | None:
         """Load a bundle and run it once, so that one that crashes does it alone."""
+        reply = self.run(path, inputs)
+        return reply if isinstance(reply, Failure) else None
+
+    def run(
+        self, path: Path, inputs: Mapping[str, ArrayLike] | None
+    ) -> dict[str, NDArray[np.generic]] | Failure:
+        """The outputs of a bundle where bundles are measured, on ``inputs`` or on random numbers."""
         header, blobs = pack(inputs or {})
         params = {"path": str(path), "inputs": header, "fill": inputs is None}
-        reply = self.worker.request("run_bundle", params, blobs, deadline=_LOAD_SECONDS)
-        return reply if isinstance(reply, Failure) else None
+        reply = self._timer.request("run_bundle", params, blobs, deadline=_LOAD_SECONDS)
+        return reply if isinstance(reply, Failure) else unpack(reply.result, reply.blobs)
 
     def _time_bundles(
         self, paths: Sequence[Path], inputs: Mapping[str, ArrayLike] | None, seed: int
-    ) -> dict[str, list[float]] | Failure:
+    ) -> Reply | Failure:
         header, blobs = pack(inputs or {})
         params: dict[str, Any] = {
             "paths": [str(p) for p in paths],
@@ -195,8 +260,15 @@ class Rig:
             "orders": _orders(len(paths), self.protocol.repeats, seed),
         }
         deadline = _BUNDLE_SECONDS + 10 * self.protocol.max_seconds * len(paths)
-        reply = self.worker.request("time_bundles", params, blobs, deadline=deadline)
-        return reply if isinstance(reply, Failure) else reply.result
+        return self._timer.request("time_bundles", params, blobs, deadline=deadline)
+
+
+def _examination(reference: BuiltKernel) -> Examination:
+    """The reference kernel on random numbers, and what comes out."""
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(a.shape).astype(np.float32) for a in reference.args if not a.output)
+    wide = w.transpose(1, 0, 2).reshape(w.shape[1], -1)
+    return Examination(reference.to_json(), (x.tobytes(), w.tobytes()), x @ wide)
 
 
 def measure_kernels(

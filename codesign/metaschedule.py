@@ -1,8 +1,7 @@
-"""MetaSchedule's builder, runner and database, with our worker behind and without their traps.
+"""MetaSchedule's database without its traps.
 
-A build and a run may crash or hang only the worker. The database is one folder per target, device
-and versions, for MetaSchedule itself ignores them (apache/tvm#15549), locked against a second
-writer, and readable after a kill in the middle of a line.
+It is one folder per target, device and versions, for MetaSchedule itself ignores them (apache/tvm#15549),
+locked against a second writer, and readable after a kill in the middle of a line.
 """
 
 from __future__ import annotations
@@ -15,97 +14,11 @@ from types import TracebackType
 
 import tvm
 from tvm import tirx
-from tvm.ir.utils import derived_object
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 
-from codesign.build import BuiltKernel, KernelSource
 from codesign.errors import UserError
-from codesign.kernel_args import KernelArg
-from codesign.kernels import anonymous, kernel_hash
-from codesign.measure import Rig, TimedKernel
-from codesign.worker import Failure
-
-_SEPARATOR = "::"
-
-
-class WorkerBackend:
-    """What builder and runner share: the rig, and what they know of each kernel.
-
-    Args:
-        rig: builds and times.
-    """
-
-    def __init__(self, rig: Rig) -> None:
-        self.rig = rig
-        self.args: dict[str, tuple[KernelArg, ...]] = {}
-        """Hash of a scheduled kernel -> its arguments, found before it was scheduled."""
-        self.timed: dict[str, TimedKernel] = {}
-        """Artifact -> all that was measured; MetaSchedule keeps seconds only."""
-        self.give_up: dict[str, float] = {}
-        """Artifact -> seconds beyond which one block is enough."""
-        self._built: dict[str, BuiltKernel] = {}
-
-    def build(self, inputs: list[ms.builder.BuilderInput]) -> list[ms.builder.BuilderResult]:
-        """Build modules with one function ``main`` each, many to a library."""
-        functions = [anonymous(i.mod["main"]) for i in inputs]
-        sources = [KernelSource("trial", f, self.args.get(kernel_hash(f))) for f in functions]
-        return [self._result(b) for b in self.rig.build(sources)]
-
-    def _result(self, built: BuiltKernel | Failure) -> ms.builder.BuilderResult:
-        if isinstance(built, Failure):
-            return ms.builder.BuilderResult(None, str(built))
-        artifact = f"{built.library}{_SEPARATOR}{built.symbol}"
-        self._built[artifact] = built
-        return ms.builder.BuilderResult(artifact, None)
-
-    def run(self, artifact: str) -> ms.runner.RunnerResult:
-        """Time one artifact; what MetaSchedule does not keep is in `timed`."""
-        timed = self.rig.time(self._built[artifact], give_up=self.give_up.get(artifact))
-        self.timed[artifact] = timed
-        measurement = timed.measurement
-        if not measurement.ok:
-            return ms.runner.RunnerResult(None, measurement.error)
-        return ms.runner.RunnerResult([measurement.seconds], None)
-
-
-@derived_object
-class WorkerBuilder(ms.builder.PyBuilder):  # type: ignore[misc]
-    """MetaSchedule builder that compiles in the worker process."""
-
-    def __init__(self, backend: WorkerBackend) -> None:
-        super().__init__()
-        self.backend = backend
-
-    def build(self, build_inputs: list[ms.builder.BuilderInput]) -> list[ms.builder.BuilderResult]:
-        return self.backend.build(build_inputs)
-
-
-@derived_object
-class WorkerRunner(ms.runner.PyRunner):  # type: ignore[misc]
-    """MetaSchedule runner that times in the worker process, one artifact after the other."""
-
-    def __init__(self, backend: WorkerBackend) -> None:
-        super().__init__()
-        self.backend = backend
-
-    def run(self, runner_inputs: list[ms.runner.RunnerInput]) -> list[ms.runner.RunnerFuture]:
-        return [_Done(self.backend.run(str(i.artifact_path))) for i in runner_inputs]
-
-
-@derived_object
-class _Done(ms.runner.PyRunnerFuture):  # type: ignore[misc]
-    """A result that is there already: times must not be taken side by side."""
-
-    def __init__(self, result: ms.runner.RunnerResult) -> None:
-        super().__init__()
-        self._result = result
-
-    def done(self) -> bool:
-        return True
-
-    def result(self) -> ms.runner.RunnerResult:
-        return self._result
+from codesign.kernels import kernel_hash
 
 
 class TraceDatabase:

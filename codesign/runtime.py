@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,14 +75,15 @@ class Runtime:
         }
 
     def example(self, seed: int = 0) -> Arrays:
-        """Inputs to time with: normal numbers; ones for integers, for they may be indices."""
-        rng = np.random.default_rng(seed)
-        return {
-            i.name: rng.standard_normal(i.shape).astype(i.dtype)
-            if np.dtype(i.dtype).kind == "f"
-            else np.ones(i.shape, i.dtype)
-            for i in self.inputs
-        }
+        """Inputs to time with; see `example_inputs`."""
+        return example_inputs(self.inputs, seed)
+
+    def block(self, inputs: Mapping[str, ArrayLike], calls: int) -> float:
+        """Mean seconds of one call over a block of calls, from arrays to arrays."""
+        start = time.perf_counter()
+        for _ in range(calls):
+            self.run(inputs)
+        return (time.perf_counter() - start) / calls
 
 
 class Predictor:
@@ -132,6 +134,17 @@ class Predictor:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def example_inputs(specs: tuple[IO, ...], seed: int = 0) -> Arrays:
+    """Inputs to time with: normal numbers; ones for integers, for they may be indices."""
+    rng = np.random.default_rng(seed)
+    return {
+        i.name: rng.standard_normal(i.shape).astype(i.dtype)
+        if np.dtype(i.dtype).kind == "f"
+        else np.ones(i.shape, i.dtype)
+        for i in specs
+    }
 
 
 def checked(inputs: Mapping[str, ArrayLike], specs: tuple[IO, ...]) -> list[NDArray[np.generic]]:

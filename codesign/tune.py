@@ -7,31 +7,34 @@ default, so that a kernel is never left unscheduled, whatever the budget.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol as Interface
 
 from tvm import tirx
 from tvm.s_tir import Schedule
-from tvm.s_tir import meta_schedule as ms
 
+from codesign.build import BuiltKernel, KernelSource
 from codesign.device import measure_key, target_key
 from codesign.frozen import digest
-from codesign.kernel_args import kernel_args
+from codesign.kernel_args import KernelArg, kernel_args
 from codesign.kernels import Kernel, anonymous, kernel_hash
 from codesign.measure import Rig, TimedKernel
 from codesign.measurement import Measurement
-from codesign.metaschedule import TraceDatabase, WorkerBackend, WorkerBuilder, WorkerRunner
+from codesign.metaschedule import TraceDatabase
 from codesign.records.entries import MeasureKey, Trial
 from codesign.versions import versions
+from codesign.worker import Failure
 from targets.kernels import spaces
 from targets.target import Target
 
 Space = Callable[[tirx.PrimFunc, Target], "list[Schedule]"]
 Progress = Callable[[int, int, str], None]
 """Called with trials done, trials in all, and what was just tried."""
+
+_Batch = list[tuple["_Task", str]]
 
 _BATCH = 16
 _HOPELESS = 2.0
@@ -68,23 +71,31 @@ class Tuned:
 class _Task:
     """One kernel on its way: its candidates by hash, best guess first, and what is known.
 
-    ``built`` has the artifacts of those that were tried just now, by hash.
+    ``args`` are the kernel's, found before it was scheduled; ``built`` has those that were tried just
+    now, by hash.
     """
 
     kernel: Kernel
     key: MeasureKey
     candidates: dict[str, Schedule]
     known: dict[str, Measurement]
+    args: tuple[KernelArg, ...]
     exhausted: bool
     probe: TimedKernel | None = None
     made: int = 0
     reused: int = 0
     pending: list[str] = field(default_factory=list)
-    built: dict[str, str] = field(default_factory=dict)
+    built: dict[str, BuiltKernel | Failure] = field(default_factory=dict)
 
     @property
-    def best(self) -> float:
-        return min((m.ratio for m in self.known.values() if m.ok), default=math.inf)
+    def hopeless(self) -> float | None:
+        """Seconds beyond which one block is enough to know that a candidate is not the best."""
+        seconds = [m.seconds for m in self.known.values() if m.ok]
+        return _HOPELESS * min(seconds) if seconds else None
+
+    def source(self, h: str) -> KernelSource:
+        """A candidate to build."""
+        return KernelSource("trial", anonymous(self.candidates[h].mod["main"]), self.args)
 
 
 def tune(
@@ -148,9 +159,6 @@ class _Tuner:
         self.target, self.device, self.rig = target, device, rig
         self.records, self.trials, self.space = records, trials, space
         self.database = database
-        self.backend = WorkerBackend(rig)
-        self.builder = WorkerBuilder(self.backend)
-        self.runner = WorkerRunner(self.backend)
 
     def known(self, kernel: Kernel) -> Tuned | None:
         """What records and traces already say, if that covers the budget."""
@@ -181,6 +189,7 @@ class _Tuner:
             key,
             candidates,
             {h: earlier[h] for h in candidates if h in earlier},
+            kernel_args(kernel.func),
             exhausted=len(every) <= self.trials,
         )
         task.reused = len(task.known)
@@ -188,8 +197,6 @@ class _Tuner:
         default = task.known.get(next(iter(candidates)))
         if default is not None and default.ok:
             task.probe = TimedKernel(default, _probes(default))
-        args = kernel_args(kernel.func)
-        self.backend.args |= dict.fromkeys(candidates, args)
         return task
 
     def _candidates(self, kernel: Kernel) -> list[Schedule]:
@@ -203,23 +210,39 @@ class _Tuner:
         total, done = sum(len(t.pending) for t in tasks), 0
         rounds = [(t, t.pending[:1]) for t in tasks] + [(t, t.pending[1:]) for t in tasks]
         work = [(task, h) for task, hashes in rounds for h in hashes]
-        for start in range(0, len(work), _BATCH):
-            batch = work[start : start + _BATCH]
-            built = self.builder.build(
-                [self._builder_input(task.candidates[h]) for task, h in batch]
-            )
-            for (task, h), result in zip(batch, built, strict=True):
-                self._try(task, h, result)
+        batches = [work[start : start + _BATCH] for start in range(0, len(work), _BATCH)]
+        for batch in self._built(batches):
+            timed = self.rig.time_all((task.built[h], task.hopeless) for task, h in batch)
+            for (task, h), found in zip(batch, timed, strict=True):
+                self._try(task, h, found)
                 done += 1
                 progress(done, total, task.kernel.name)
 
-    def _try(self, task: _Task, h: str, built: ms.builder.BuilderResult) -> None:
-        """Time one built candidate and store what came out."""
-        if built.artifact_path is None:
-            measurement = Measurement.failed(str(built.error_msg), stage="build")
-        else:
-            task.built[h] = str(built.artifact_path)
-            measurement = self._checked(task, h, self._time(task, task.built[h]))
+    def _built(self, batches: list[_Batch]) -> Iterator[_Batch]:
+        """The batches, each built; the next one meanwhile, where other devices than this one measure."""
+        if self.rig.fleet is None or not batches:
+            for batch in batches:
+                self._build(batch)
+                yield batch
+            return
+        self.rig.start()  # in this thread: workers die with the one that starts them
+        with ThreadPoolExecutor(1) as ahead:
+            building = ahead.submit(self._build, batches[0])
+            for batch, following in zip(batches, [*batches[1:], None], strict=True):
+                building.result()
+                if following is not None:
+                    building = ahead.submit(self._build, following)
+                yield batch
+
+    def _build(self, batch: _Batch) -> None:
+        for (task, h), built in zip(
+            batch, self.rig.build([task.source(h) for task, h in batch]), strict=True
+        ):
+            task.built[h] = built
+
+    def _try(self, task: _Task, h: str, timed: TimedKernel) -> None:
+        """Store what came out for one candidate."""
+        measurement = self._checked(task, timed)
         if measurement.ok:  # traces first: a record without its trace would be useless
             seconds = measurement.seconds
             self.database.add(task.kernel.func, task.candidates[h], seconds, self.target.tvm())
@@ -227,15 +250,7 @@ class _Tuner:
         task.known[h] = measurement
         task.made += 1
 
-    def _time(self, task: _Task, artifact: str) -> TimedKernel:
-        seconds = [m.seconds for m in task.known.values() if m.ok]
-        if seconds:
-            self.backend.give_up[artifact] = _HOPELESS * min(seconds)
-        info = ms.arg_info.ArgInfo.from_prim_func(task.kernel.func)
-        self.runner.run([ms.runner.RunnerInput(artifact, "llvm", info)])[0].result()
-        return self.backend.timed[artifact]
-
-    def _checked(self, task: _Task, h: str, timed: TimedKernel) -> Measurement:
+    def _checked(self, task: _Task, timed: TimedKernel) -> Measurement:
         """The measurement, or an error if the schedule computes something else than the first."""
         if not timed.measurement.ok:
             return timed.measurement
@@ -273,19 +288,9 @@ class _Tuner:
     def _again(self, task: _Task, hashes: list[str]) -> dict[str, Measurement]:
         """Time candidates once more; those known from earlier runs are built first."""
         missing = [h for h in hashes if h not in task.built]
-        results = self.builder.build([self._builder_input(task.candidates[h]) for h in missing])
-        found: dict[str, Measurement] = {}
-        for h, result in zip(missing, results, strict=True):
-            if result.artifact_path is None:
-                found[h] = Measurement.failed(str(result.error_msg))
-            else:
-                task.built[h] = str(result.artifact_path)
-        return found | {h: self._final(task.built[h]) for h in hashes if h not in found}
-
-    def _final(self, artifact: str) -> Measurement:
-        self.backend.give_up.pop(artifact, None)
-        self.backend.run(artifact)
-        return self.backend.timed[artifact].measurement
+        self._build([(task, h) for h in missing])
+        timed = self.rig.time_all((task.built[h], None) for h in hashes)
+        return {h: t.measurement for h, t in zip(hashes, timed, strict=True)}
 
     def _failed(self, task: _Task) -> Tuned:
         first = next(iter(task.candidates))
@@ -309,9 +314,6 @@ class _Tuner:
             if kernel_hash(schedule.mod["main"]) == scheduled_hash:
                 return schedule
         return None
-
-    def _builder_input(self, schedule: Schedule) -> ms.builder.BuilderInput:
-        return ms.builder.BuilderInput(schedule.mod, self.target.tvm())
 
     def _key(self, kernel: Kernel) -> MeasureKey:
         return measure_key(kernel.hash, self.target, self.device, self.rig.protocol)

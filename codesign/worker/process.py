@@ -30,7 +30,8 @@ class Failure:
     """A request that has no answer, as a value.
 
     Attributes:
-        kind: ``error`` (the request raised), ``crash`` (the process died), ``timeout`` (it was
+        kind: ``error`` (the request raised), ``device`` (it raised because the device over RPC is gone,
+            or cannot take what it is sent), ``crash`` (the process died), ``timeout`` (it was
             killed at its deadline) or ``protocol`` (it wrote something that is no answer).
         text: what is known: the exception, the signal, the last lines of standard error.
     """
@@ -107,6 +108,13 @@ class Worker:
         with self._lock:
             self._kill()
 
+    def kill(self) -> None:
+        """End the child at once, whatever it does: a request on its way fails as a crash."""
+        process = self._process
+        if process is not None:
+            with contextlib.suppress(OSError):
+                process.kill()
+
     def __enter__(self) -> Worker:
         return self
 
@@ -173,7 +181,8 @@ class Worker:
             self._kill()  # interrupted half-way: the pipes hold parts of two conversations
             raise
         if not frame.header.get("ok"):
-            return Failure("error", str(frame.header.get("error", "unknown error")))
+            kind = str(frame.header.get("kind", "error"))
+            return Failure(kind, str(frame.header.get("error", "unknown error")))
         return Reply(frame.header.get("result"), frame.blobs)
 
     def _exchange(self, pieces: list[memoryview], until: float) -> frames.Frame:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from codesign.worker import building, frames, sessions, timing
+from codesign.worker import building, frames, over_rpc, place, sessions, timing
 
 _ERROR_LENGTH = 4000
 _ERROR_HEAD = 500
@@ -38,7 +38,8 @@ def _answer(frame: frames.Frame) -> tuple[dict[str, Any], list[memoryview]]:
     try:
         result, blobs = _handler(frame.header["op"])(frame.header["params"], frame.blobs)
     except Exception as error:
-        return {"ok": False, "error": error_text(error)}, []
+        kind = "device" if isinstance(error, over_rpc.DeviceError) else place.place().blame()
+        return {"ok": False, "error": error_text(error), "kind": kind}, []
     return {"ok": True, "result": result}, blobs
 
 
@@ -62,6 +63,12 @@ def _handler(op: str) -> Handler:
             return sessions.time_bundles
         case "forget":
             return sessions.forget
+        case "open_session":
+            return over_rpc.open_session
+        case "close_session":
+            return over_rpc.close_session
+        case "ask_device":
+            return over_rpc.ask_device
     raise ValueError(f"no such request: {op}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ from numpy.typing import NDArray
 
 from codesign.bundle import MANIFEST
 from codesign.measurement import Protocol
-from codesign.runtime import Runtime
 from codesign.tensors import pack, unpack
-from codesign.worker.load import LoadMeter
+from codesign.worker.place import Place, Program, place
 
 Answer = tuple[Any, list[memoryview]]
 Arrays = dict[str, NDArray[np.generic]]
 
-_loaded: dict[str, tuple[tuple[int, int], Runtime]] = {}
+_loaded: dict[str, tuple[tuple[int, int], Place, Program]] = {}
 
 
 def load_bundle(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
@@ -50,7 +48,8 @@ def time_bundles(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
     """Time the bundles ``paths``: in each sweep of ``orders``, a block of calls of each.
 
     Returns:
-        path -> seconds per call of each sweep, and ``load`` -> [cores that others kept busy].
+        ``samples``: path -> seconds per call of each sweep; ``load``: cores that others kept busy;
+        ``story``: of the place.
     """
     protocol = Protocol.from_json(params["protocol"])
     runtimes = [_runtime(p) for p in params["paths"]]
@@ -60,22 +59,23 @@ def time_bundles(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
     ]
     for _ in range(protocol.warmup):
         for runtime, x, n in zip(runtimes, inputs, calls, strict=True):
-            _block(runtime, x, n)
+            runtime.block(x, n)
     samples: dict[str, list[float]] = {p: [] for p in params["paths"]}
-    meter = LoadMeter()
+    meter = place().meter()
     for order in params["orders"]:
         for i in order:
-            _block(runtimes[i], inputs[i], 1)  # its weights back into the cache
-            samples[params["paths"][i]].append(_block(runtimes[i], inputs[i], calls[i]))
-    return {**samples, "load": [meter.others()]}, []
+            runtimes[i].block(inputs[i], 1)  # its weights back into the cache
+            samples[params["paths"][i]].append(runtimes[i].block(inputs[i], calls[i]))
+    return {"samples": samples, "load": meter.others(), "story": place().story()}, []
 
 
-def _runtime(path: str) -> Runtime:
-    stamp = _stamp(path)
-    if path not in _loaded or _loaded[path][0] != stamp:
+def _runtime(path: str) -> Program:
+    stamp, where = _stamp(path), place()
+    known = _loaded.get(path)
+    if known is None or known[0] != stamp or known[1] is not where:
         _loaded.pop(path, None)
-        _loaded[path] = (stamp, Runtime(path))
-    return _loaded[path][1]
+        _loaded[path] = (stamp, where, where.program(path))
+    return _loaded[path][2]
 
 
 def _stamp(path: str) -> tuple[int, int]:
@@ -87,17 +87,10 @@ def _stamp(path: str) -> tuple[int, int]:
     return status.st_ino, status.st_mtime_ns
 
 
-def _inputs(runtime: Runtime, params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Arrays:
+def _inputs(runtime: Program, params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Arrays:
     return runtime.example() if params["fill"] else unpack(params["inputs"], blobs)
 
 
-def _block(runtime: Runtime, inputs: Arrays, calls: int) -> float:
-    start = time.perf_counter()
-    for _ in range(calls):
-        runtime.run(inputs)
-    return (time.perf_counter() - start) / calls
-
-
-def _calls(runtime: Runtime, inputs: Arrays, seconds: float) -> int:
-    _block(runtime, inputs, 1)
-    return max(1, math.ceil(seconds / max(_block(runtime, inputs, 2), 1e-7)))
+def _calls(runtime: Program, inputs: Arrays, seconds: float) -> int:
+    runtime.block(inputs, 1)
+    return max(1, math.ceil(seconds / max(runtime.block(inputs, 2), 1e-7)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import tvm
 from numpy.typing import NDArray
 
 from codesign.measurement import Protocol
-from codesign.worker.load import LoadMeter
+from codesign.worker.place import place
 from targets.kernels.linear_bf16 import bf16_bits, bf16_values
 
 Answer = tuple[Any, list[memoryview]]
@@ -62,8 +61,8 @@ def run_kernel(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
         else np.frombuffer(next(arrays), a["dtype"]).reshape(a["shape"])
         for a in params["args"]
     ]
-    args = [tvm.runtime.tensor(t) for t in tensors]
-    _library(params["library"])[params["symbol"]](*args)
+    args = [tvm.runtime.tensor(t, device=place().device) for t in tensors]
+    place().library(params["library"])[params["symbol"]](*args)
     results = [t.numpy() for t, a in zip(args, params["args"], strict=True) if a["output"]]
     return None, [memoryview(r.tobytes()) for r in results]
 
@@ -77,8 +76,9 @@ def time_kernel(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
             enough, or None), ``seed``.
 
     Returns:
-        ``samples`` and ``reference`` (seconds per block), ``calls`` per block, ``load``, and
-        ``probes``: a few values of each output, to compare schedules of the same kernel.
+        ``samples`` and ``reference`` (seconds per block), ``calls`` per block, ``load``,
+        ``probes``: a few values of each output, to compare schedules of the same kernel, and
+        ``story`` of the place.
     """
     protocol = Protocol.from_json(params["protocol"])
     kernel = _runnable(params, int(params.get("seed", 0)))
@@ -91,7 +91,7 @@ def time_kernel(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
     for _ in range(protocol.warmup):
         once = kernel.block(calls)
     repeats = _repeats(protocol, once if protocol.warmup else kernel.block(calls), calls, params)
-    meter = LoadMeter()
+    meter = place().meter()
     samples: list[float] = []
     between = [reference.block(reference_calls)] if reference else []
     for _ in range(repeats):
@@ -104,6 +104,7 @@ def time_kernel(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
         "calls": calls,
         "load": meter.others(),
         "probes": probes,
+        "story": place().story(),
     }, []
 
 
@@ -115,19 +116,14 @@ def _repeats(protocol: Protocol, once: float, calls: int, params: Mapping[str, A
     return max(min(_MIN_BLOCKS, protocol.repeats), min(protocol.repeats, affordable))
 
 
-@lru_cache(maxsize=8)
-def _library(path: str) -> tvm.runtime.Module:
-    return tvm.runtime.load_module(path)
-
-
 def _runnable(params: Mapping[str, Any], seed: int) -> Runnable:
-    library = _library(params["library"])
+    device, library = place().device, place().library(params["library"])
     symbol = params["symbol"]
     rng = np.random.default_rng(seed)
-    args = [tvm.runtime.tensor(_random(a, rng)) for a in params["args"]]
+    args = [tvm.runtime.tensor(_random(a, rng), device=device) for a in params["args"]]
 
     def evaluate(calls: int) -> Any:
-        return library.time_evaluator(symbol, tvm.cpu(), number=calls, repeat=1)
+        return library.time_evaluator(symbol, device, number=calls, repeat=1)
 
     return Runnable(evaluate, args, [i for i, a in enumerate(params["args"]) if a["output"]])
 

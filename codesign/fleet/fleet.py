@@ -1,0 +1,315 @@
+"""The devices of one key as one worker that does not die: requests are retried, and blame is found out.
+
+A request that fails may be the request's fault or the device's. After a failure the device is asked for a new
+session and for the reference kernel: if it computes that, the failure is a strike against the request, and
+after two strikes it is the request's; if it does not, the device rests (`Breakers`), and the request is tried
+on what is left. So a kernel that crashes every device costs two sessions, and a device that is dying costs no
+kernel its measurement.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.devices.wire import WireError
+from codesign.errors import UserError
+from codesign.fleet.breaker import Breakers
+from codesign.fleet.calibration import Calibration
+from codesign.fleet.incidents import Diary
+from codesign.fleet.member import Member, Wanted
+from codesign.fleet.tracker import Queue, queue_of
+from codesign.worker import Failure, Reply
+
+PATIENCE = 120.0
+"""Seconds that a request waits for any device of the key, before the run is stopped."""
+
+STRIKES = 2
+"""Failures on devices that are well, after which a request is at fault."""
+
+MOST = 8
+"""Devices that measure side by side, at most."""
+
+_OPEN_SECONDS = 60.0
+_EXAMINE_SECONDS = 60.0
+_STEP_SECONDS = 1.0
+
+
+class NoDeviceError(UserError):
+    """No device of the key could be had for too long. What was measured is in the records."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """A kernel whose result is known.
+
+    Attributes:
+        params, blobs: of the request ``run_kernel``.
+        expected: its only output.
+    """
+
+    params: Mapping[str, Any]
+    blobs: tuple[bytes, ...]
+    expected: NDArray[np.float32]
+
+    def passed(self, reply: Reply) -> bool:
+        """Whether a device computed what it should."""
+        if len(reply.blobs) != 1 or len(reply.blobs[0]) != self.expected.nbytes:
+            return False
+        found = np.frombuffer(reply.blobs[0], np.float32).reshape(self.expected.shape)
+        return bool(np.allclose(found, self.expected, rtol=1e-3, atol=1e-3))
+
+
+class _Case:
+    """One request under suspicion: it is guilty if devices fail with it that are well without it."""
+
+    def __init__(self, op: str) -> None:
+        self.op = op
+        self.last = Failure("device", "")
+        self.without = time.monotonic()
+        """Since when it waits for a device."""
+        self._strikes = 0
+        self._on: set[str] = set()
+        self._open: set[str] = set()
+
+    def failed(self, device: str, failure: Failure) -> None:
+        """It failed there; whose fault that is will be seen."""
+        self.last = failure
+        self._on.add(device)
+        self._open.add(device)
+        self.without = time.monotonic()
+
+    def found_well(self, device: str) -> None:
+        """The device is well: if the request failed there, that is a strike."""
+        if device in self._open:
+            self._open.remove(device)
+            self._strikes += 1
+
+    @property
+    def guilty(self) -> bool:
+        return self._strikes >= STRIKES or (self._strikes > 0 and len(self._on) > 1)
+
+    def verdict(self) -> Failure:
+        """The last failure, with why it is not the device's."""
+        where = ", ".join(sorted(self._on))
+        return Failure(
+            self.last.kind,
+            f"{self.last.text}\nagain and again, on a device that is well otherwise: {where}",
+        )
+
+
+class Fleet:
+    """Devices of one key, as many at a time as there are.
+
+    Args:
+        wanted: tracker, key, and how libraries run there.
+        say: told of everything that goes wrong, in one line.
+        patience: seconds that a request waits for a device.
+
+    Raises:
+        NoDeviceError: the tracker does not answer, or knows no device of the key.
+    """
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        say: Callable[[str], None] = lambda _: None,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.wanted, self.patience = wanted, patience
+        self.diary = Diary(say)
+        self.breakers = Breakers()
+        self.calibration = Calibration()
+        self.examination: Examination | None = None
+        """How a device shows that it is well; without it, by opening a session."""
+        self._closing = threading.Event()
+        found = self._first_look()
+        self.parallel = max(1, min(found.servers, MOST))
+        self._members = [Member(wanted) for _ in range(self.parallel)]
+        self._free: queue.LifoQueue[Member] = queue.LifoQueue()
+        for member in self._members:
+            self._free.put(member)
+        # a worker's process dies with the thread that started it: these live as long as the fleet
+        self._threads = ThreadPoolExecutor(self.parallel, thread_name_prefix="device")
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def request(
+        self,
+        op: str,
+        params: Mapping[str, Any] | None = None,
+        blobs: Sequence[bytes | memoryview] = (),
+        *,
+        deadline: float = 60.0,
+    ) -> Reply | Failure:
+        """As `Worker.request`, on a device of the key.
+
+        Raises:
+            NoDeviceError: none could be had within the fleet's patience.
+        """
+        return self.submit(op, params, blobs, deadline=deadline).result()
+
+    def submit(
+        self,
+        op: str,
+        params: Mapping[str, Any] | None = None,
+        blobs: Sequence[bytes | memoryview] = (),
+        *,
+        deadline: float = 60.0,
+    ) -> Future[Reply | Failure]:
+        """The same, without waiting for it."""
+        return self._threads.submit(self._request, op, dict(params or {}), blobs, deadline)
+
+    def close(self) -> None:
+        """Give all devices back; requests that are on their way fail."""
+        self._closing.set()
+        for member in self._members:
+            member.worker.kill()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for member in self._members:
+            member.drop()
+
+    def _request(
+        self,
+        op: str,
+        params: Mapping[str, Any],
+        blobs: Sequence[bytes | memoryview],
+        deadline: float,
+    ) -> Reply | Failure:
+        case = _Case(op)
+        while not self._closing.is_set():
+            member = self._free.get()
+            try:
+                if not self._hold(member):
+                    self._lose_patience(case.without)
+                    continue
+                case.found_well(member.device)
+                if case.guilty:
+                    return case.verdict()
+                began = time.monotonic()
+                reply = member.worker.request(op, params, blobs, deadline=deadline)
+                self.diary.waited(time.monotonic() - began, op)
+                if isinstance(reply, Reply) or reply.kind == "error":
+                    return reply
+                case.failed(member.device, reply)
+                if self._recovers(member, case, began) and case.guilty:
+                    return case.verdict()
+            finally:
+                self._free.put(member)
+        return Failure("device", "the run was stopped")
+
+    def _hold(self, member: Member) -> bool:
+        """Have the member hold a device that is well; what is in the way is noted."""
+        began = time.monotonic()
+        if not member.holds:
+            try:
+                known = queue_of(self.wanted.tracker, self.wanted.key)
+            except (OSError, WireError) as error:
+                return self._wait(f"the tracker does not answer: {error}", began)
+            if known.servers == 0:
+                return self._wait("no device is registered", began)
+        failure = member.ready(max(_OPEN_SECONDS, self.patience))
+        self.diary.waited(time.monotonic() - began, "a session")
+        if failure is not None:
+            member.drop()
+            return self._wait(f"no session: {failure}", began)
+        rest = self.breakers.resting(member.device)
+        if rest > 0:
+            member.give_back()
+            self._closing.wait(min(rest, _STEP_SECONDS))
+            return False
+        if member.device not in self.breakers.sick():
+            return True
+        if not self._examined(member):
+            device, rest = member.device, self.breakers.failed(member.device)
+            member.drop()
+            lost = time.monotonic() - began
+            self.diary.note(
+                device, "it does not compute the reference kernel", lost, f"rests {rest:.0f} s"
+            )
+            return False
+        self.breakers.worked(member.device)
+        lost = time.monotonic() - began
+        self.diary.note(member.device, "it works again", lost, "taken back")
+        return True
+
+    def _wait(self, why: str, began: float) -> bool:
+        self._closing.wait(_STEP_SECONDS)
+        self.diary.note(self.wanted.key, why, time.monotonic() - began, "tried again")
+        return False
+
+    def _recovers(self, member: Member, case: _Case, began: float) -> bool:
+        """After a failure: whether a new session computes the reference kernel; otherwise the device rests."""
+        device, what = member.device, f"{case.op} failed: {case.last}"
+        member.drop()
+        well = member.ready(_EXAMINE_SECONDS) is None and self._examined(member)
+        lost = time.monotonic() - began
+        self.diary.waited(lost, f"{case.op}, and the examination of the device")
+        if well and member.device == device:
+            case.found_well(device)
+            then = "the device is well, so this is put down to what it ran"
+            self.diary.note(device, what, lost, then if case.guilty else "tried again")
+            return True
+        if not well:
+            member.drop()
+        rest = self.breakers.failed(device)
+        self.diary.note(device, what, lost, f"rests {rest:.0f} s, the work goes to what is left")
+        return well
+
+    def _examined(self, member: Member) -> bool:
+        known = self.examination
+        if known is None:
+            return True  # it opened a session
+        answer = member.worker.request(
+            "run_kernel", known.params, known.blobs, deadline=_EXAMINE_SECONDS
+        )
+        return isinstance(answer, Reply) and known.passed(answer)
+
+    def _lose_patience(self, since: float) -> None:
+        waited = time.monotonic() - since
+        self.diary.waited(waited, "a device")
+        if waited > self.patience:
+            last = self.diary.incidents[-1:]
+            raise self._none(f"for {waited:.0f} s", str(last[0]) if last else "all are resting")
+
+    def _first_look(self) -> Queue:
+        """The queue of the key, waiting a moment for devices that are just registering."""
+        until = time.monotonic() + min(self.patience, 10.0)
+        while True:
+            try:
+                found = queue_of(self.wanted.tracker, self.wanted.key)
+                if found.servers:
+                    return found
+                why = "the tracker knows no device of this key"
+            except (OSError, WireError) as error:
+                why = f"the tracker does not answer: {error}"
+            if time.monotonic() > until:
+                raise self._none("", why)
+            time.sleep(_STEP_SECONDS / 2)
+
+    def _none(self, how_long: str, why: str) -> NoDeviceError:
+        return NoDeviceError(
+            f"no device of '{self.wanted.key}' could be had {how_long}".rstrip(),
+            got=why,
+            allowed=f"a device registered as '{self.wanted.key}' at {self.wanted.tracker}",
+            next=f"codesign devices list --tracker {self.wanted.tracker}, mend it, and run the same "
+            "command: nothing measured is lost",
+        )

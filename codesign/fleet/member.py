@@ -1,0 +1,109 @@
+"""One worker that holds one device of a key at a time, and gives it back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from codesign.devices.wire import Address, WireError
+from codesign.fleet.tracker import queue_of
+from codesign.worker import Failure, Worker
+
+SESSION_SECONDS = 600
+"""Longest session that a server is asked for."""
+
+RENEW_SECONDS = 300.0
+"""A session older than this is given back before it is used again."""
+
+SHARE_SECONDS = 20.0
+"""A session older than this is given back if somebody else waits for the key."""
+
+_CLOSE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a session is opened for.
+
+    Attributes:
+        threads: of the kernels.
+        cpus: processors to run on, such as ``4-7``; "" for all.
+        kind: code generator of the libraries.
+    """
+
+    tracker: Address
+    key: str
+    threads: int = 1
+    cpus: str = ""
+    kind: str = "llvm"
+
+
+class Member:
+    """A worker and the device that it holds."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.worker = Worker()
+        self.told: Mapping[str, Any] = {}
+        self._generation = 0
+        self._opened = 0.0
+
+    @property
+    def device(self) -> str:
+        """The serial of the device it holds, or held last; the key where none was told."""
+        return str(self.told.get("serial") or self.wanted.key)
+
+    @property
+    def holds(self) -> bool:
+        """Whether a session is open, as far as known."""
+        alive = self.worker.pid is not None
+        return alive and bool(self._opened) and self._generation == self.worker.generation
+
+    def ready(self, seconds: float) -> Failure | None:
+        """Hold a device within ``seconds``; None if it does, otherwise why not."""
+        if self.holds and not self._overdue():
+            return None
+        self.give_back()
+        failure = self.worker.start()
+        if failure is not None:
+            return failure
+        params = {
+            "tracker": [self.wanted.tracker.host, self.wanted.tracker.port],
+            "key": self.wanted.key,
+            "seconds": SESSION_SECONDS,
+            "threads": self.wanted.threads,
+            "cpus": self.wanted.cpus,
+            "kind": self.wanted.kind,
+        }
+        reply = self.worker.request("open_session", params, deadline=seconds)
+        if isinstance(reply, Failure):
+            return reply
+        self.told, self._opened = dict(reply.result), time.monotonic()
+        self._generation = self.worker.generation
+        return None
+
+    def give_back(self) -> None:
+        """End the session; a worker that does not is killed."""
+        if self.holds:
+            reply = self.worker.request("close_session", deadline=_CLOSE_SECONDS)
+            if isinstance(reply, Failure):
+                self.worker.close()
+        self._opened = 0.0
+
+    def drop(self) -> None:
+        """End the worker, and the session with it."""
+        self.worker.close()
+        self._opened = 0.0
+
+    def _overdue(self) -> bool:
+        age = time.monotonic() - self._opened
+        if age < SHARE_SECONDS:
+            return False
+        if age > RENEW_SECONDS:
+            return True
+        try:
+            return queue_of(self.wanted.tracker, self.wanted.key).pending > 0
+        except (OSError, WireError):
+            return False  # a session that is open needs no tracker

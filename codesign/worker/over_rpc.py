@@ -1,0 +1,231 @@
+"""A device over TVM's RPC as a worker's place, in the child: may hang or die, and is watched for that.
+
+Only what the device does not have yet goes over the wire: libraries are known by their content, within a
+session and, where the device runs our server, beyond it; weights that bundles share are sent once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import ArrayLike, NDArray
+from tvm import relax, rpc
+
+from codesign.bundle import open_bundle
+from codesign.runtime import Arrays, checked, example_inputs
+from codesign.worker import place
+
+Answer = tuple[Any, list[memoryview]]
+
+_MOST_BYTES = 1 << 30
+_WORTH_KEEPING = 4096
+_STATE_SECONDS = 2.0
+
+
+class DeviceError(Exception):
+    """The device cannot take what it is sent, or is not what was asked for."""
+
+
+def open_session(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
+    """Ask the tracker for a device of ``key`` and run libraries there from now on.
+
+    Args:
+        params: ``tracker`` ([host, port]), ``key``, ``seconds`` (of the session, at most), ``threads``,
+            ``cpus`` ("" for all), ``kind`` (``llvm`` or ``opencl``).
+
+    Returns:
+        What the device tells of itself; ``stock`` is true if it does not run our server.
+    """
+    place.move(None)
+    there = OverRpc(params)
+    place.move(there)
+    return there.told, []
+
+
+def close_session(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
+    """Give the device back."""
+    place.move(None)
+    return None, []
+
+
+def ask_device(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
+    """The JSON that a function of our server gives, by the end of its name; None if it has none."""
+    there = place.place()
+    if not isinstance(there, OverRpc):
+        raise DeviceError("no session is open")
+    return there.ask(str(params["what"])), []
+
+
+class OverRpc:
+    """An open session with a device."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        host, port = params["tracker"]
+        self._session = rpc.connect_tracker(host, int(port)).request(
+            params["key"], session_timeout=int(params["seconds"])
+        )
+        self.device = self._session.cl() if params["kind"] == "opencl" else self._session.cpu()
+        self.kind = str(params["kind"])
+        info = self.ask("device.info")
+        self.told: dict[str, Any] = {"stock": True} if info is None else {**info, "stock": False}
+        self._functions: dict[str, Any] = {}
+        self._libraries: dict[str, tvm.runtime.Module] = {}
+        self._kept: dict[str, tvm.runtime.Tensor] = {}
+        self._bytes = 0
+        self._state: tuple[float, dict[str, Any] | None] = (-math.inf, None)
+        self.sent = 0
+        if params.get("cpus"):
+            self.told["pinned"] = self.ask("device.pin", params["cpus"])
+        self._use_threads(int(params["threads"]))
+
+    def function(self, name: str) -> Any:
+        """A function of the device by its full name; None if there is none."""
+        if name not in self._functions:
+            try:
+                self._functions[name] = self._session.get_function(name)
+            except (AttributeError, ValueError, RuntimeError):
+                if self.blame() == "device":
+                    raise
+                self._functions[name] = None
+        return self._functions[name]
+
+    def ask(self, what: str, *arguments: str) -> Any:
+        """What our server's ``codesign.<what>`` says, from JSON; None if it has none."""
+        self._functions = getattr(self, "_functions", {})
+        function = self.function(f"codesign.{what}")
+        return None if function is None else json.loads(function(*arguments))
+
+    def library(self, path: str) -> tvm.runtime.Module:
+        if path not in self._libraries:
+            name = self._upload(path)
+            try:
+                self._libraries[path] = self._session.load_module(name)
+            except RuntimeError as error:
+                raise DeviceError(f"the device cannot load {Path(path).name}: {error}") from error
+        return self._libraries[path]
+
+    def program(self, path: str) -> RemoteProgram:
+        return RemoteProgram(self, path)
+
+    def tensor(self, array: NDArray[np.generic]) -> tvm.runtime.Tensor:
+        """The array on the device; the same content is sent once."""
+        if array.nbytes < _WORTH_KEEPING:
+            return tvm.runtime.tensor(array, device=self.device)
+        digest = hashlib.sha256(array.tobytes()).hexdigest()
+        name = f"{digest}{array.dtype}{array.shape}"
+        if name not in self._kept:
+            if self._bytes + array.nbytes > _MOST_BYTES:
+                self._kept.clear()
+                self._bytes = 0
+            self._kept[name] = tvm.runtime.tensor(array, device=self.device)
+            self._bytes += array.nbytes
+            self.sent += array.nbytes
+        return self._kept[name]
+
+    def meter(self) -> _Told:
+        state = self._read_state()
+        return _Told(float((state or {}).get("load") or 0.0))
+
+    def story(self) -> dict[str, Any]:
+        """Who measured, and in which state it was; what the device does not tell is absent."""
+        found = {k: self.told[k] for k in ("serial", "emulated") if k in self.told}
+        state = self._read_state()
+        return found | ({"state": state} if state else {})
+
+    def blame(self) -> str:
+        try:
+            self._session.get_function("runtime.NumThreads")()
+        except Exception:
+            return "device"
+        return "error"
+
+    def _read_state(self) -> dict[str, Any] | None:
+        """The device's state, read again every few seconds."""
+        read, state = self._state
+        if time.monotonic() - read > _STATE_SECONDS:
+            state = self.ask("device.state")
+            self._state = (time.monotonic(), state)
+        return state
+
+    def _upload(self, path: str) -> str:
+        """Have the file on the device; the name it has there."""
+        data = Path(path).read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        name = f"{digest[:32]}{Path(path).suffix}"
+        take = self.function("codesign.cache.take")
+        if take is not None and int(take(digest, name)):
+            return name
+        try:
+            self._session.upload(bytearray(data), name)
+        except RuntimeError as error:
+            raise DeviceError(f"the device does not take {len(data)} bytes: {error}") from error
+        self.sent += len(data)
+        if take is not None:
+            self.function("codesign.cache.keep")(name, digest)
+        return name
+
+    def _use_threads(self, threads: int) -> None:
+        count = self.function("runtime.NumThreads")
+        if int(count()) != threads:
+            self.function("runtime.config_threadpool")(1, threads)
+        if int(count()) < threads:
+            raise DeviceError(f"the device runs {int(count())} threads, not {threads}")
+
+
+class _Told:
+    """The load that the device told when the meter was made."""
+
+    def __init__(self, load: float) -> None:
+        self._load = load
+
+    def others(self) -> float:
+        return self._load
+
+
+class RemoteProgram:
+    """A bundle on the device; its blocks are timed there, without the way of inputs and outputs."""
+
+    def __init__(self, there: OverRpc, path: str) -> None:
+        bundle = open_bundle(path, to_run=False)
+        self._there = there
+        self.inputs, self.outputs = bundle.inputs, bundle.outputs
+        devices = [there.device]
+        if there.kind == "opencl":
+            devices.append(there._session.cpu())
+        self._machine = relax.VirtualMachine(there.library(str(bundle.library.resolve())), devices)
+        self._weights = [there.tensor(w) for w in bundle.weights().values()]
+        self._bound = f"bound_{hashlib.sha256(path.encode()).hexdigest()[:12]}"
+        self._timed: Any = None
+
+    def run(self, inputs: Mapping[str, ArrayLike]) -> Arrays:
+        self._machine.set_input("main", *self._arguments(inputs), *self._weights)
+        self._machine.invoke_stateful("main")
+        results = self._machine.get_outputs("main")
+        found = results if isinstance(results, list | tuple) else [results]
+        return {o.name: r.numpy() for o, r in zip(self.outputs, found, strict=True)}
+
+    def example(self, seed: int = 0) -> Arrays:
+        return example_inputs(self.inputs, seed)
+
+    def block(self, inputs: Mapping[str, ArrayLike], calls: int) -> float:
+        """Mean seconds of one call, by the device's own clock."""
+        if self._timed is None:  # bound once: the inputs of blocks are always the same
+            arguments = self._arguments(inputs)
+            self._machine.save_function("main", self._bound, *arguments, *self._weights)
+            self._timed = arguments
+        evaluate = self._machine.time_evaluator(
+            self._bound, self._there.device, number=calls, repeat=1
+        )
+        return float(evaluate().results[0])
+
+    def _arguments(self, inputs: Mapping[str, ArrayLike]) -> list[tvm.runtime.Tensor]:
+        device = self._there.device
+        return [tvm.runtime.tensor(a, device=device) for a in checked(inputs, self.inputs)]
