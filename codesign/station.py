@@ -1,0 +1,122 @@
+"""Where things are measured: this machine, or the devices of a key over RPC, with the target that they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from codesign.device import this_device
+from codesign.devices.wire import Address, parse_address
+from codesign.errors import UserError
+from codesign.fleet import Fleet, Wanted
+from codesign.fleet.identity import Identity, identify
+from codesign.measure import Rig
+from codesign.measurement import Protocol
+from targets.target import HOST_NAMES, Target, find, host
+
+TRACKER = "127.0.0.1:9190"
+"""Where a tracker is looked for if nobody says; TVM's own choice of the port."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a user wants something measured.
+
+    Attributes:
+        target: a name of ``codesign targets``; ``host`` with a device means what that device is.
+        threads: of the kernels.
+        device: key of the devices at the tracker; None for this machine.
+        tracker: ``HOST:PORT``.
+        cpus: processors of the device to run on, such as ``4-7``; "" for all.
+    """
+
+    target: str = "host"
+    threads: int = 1
+    device: str | None = None
+    tracker: str | None = None
+    cpus: str = ""
+
+    @property
+    def address(self) -> Address:
+        """Of the tracker. Raises UserError."""
+        text = self.tracker or TRACKER
+        try:
+            return parse_address(text)
+        except ValueError as error:
+            raise UserError(
+                "the tracker's address could not be read", got=str(error),
+                allowed="HOST:PORT, such as 127.0.0.1:9190", next="codesign devices tracker --help",
+            ) from error  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Station:
+    """What measures.
+
+    Attributes:
+        target: what it is compiled for.
+        device: its identity in records.
+        rig: builds and times; closed with the station.
+        told: what the device says of itself; None if it is this machine.
+    """
+
+    target: Target
+    device: str
+    rig: Rig
+    told: Identity | None = None
+
+    @property
+    def twin(self) -> Target | None:
+        """This machine, where something else measures: to run there what quality is taken of."""
+        return None if self.told is None else host(self.target.threads)
+
+    @property
+    def emulated(self) -> bool:
+        """Whether times are an emulator's, and say nothing about any device."""
+        return self.told is not None and self.told.emulated
+
+    def facts(self) -> dict[str, Any]:
+        """For reports: which device, its threads, and what went wrong with it."""
+        found: dict[str, Any] = {"device": self.device, "threads": self.target.threads}
+        if self.rig.fleet is None:
+            return found
+        usual = self.rig.fleet.calibration.usual()
+        return found | {
+            "emulated": self.emulated,
+            "devices": {name: f"reference kernel {s * 1e6:.0f} us" for name, s in usual.items()},
+            "supervision": self.rig.fleet.diary.to_json(),
+        }
+
+
+@contextmanager
+def open_station(
+    where: Where,
+    protocol: Protocol | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Iterator[Station]:
+    """What measures where the user wants it.
+
+    Args:
+        say: is told what goes wrong with devices.
+
+    Raises:
+        TargetError: an unknown target.
+        UserError: no tracker, no device, or the device cannot run code of the target.
+    """
+    protocol = protocol or Protocol(threads=where.threads)
+    if where.device is None:
+        target = find(where.target, where.threads)
+        with Rig(target, protocol) as rig:
+            yield Station(target, this_device(), rig)
+        return
+    kind = "llvm"
+    if where.target not in HOST_NAMES:
+        kind = find(where.target, where.threads).kind
+    wanted = Wanted(where.address, where.device, where.threads, where.cpus, kind)
+    with Fleet(wanted, say) as fleet:
+        identity = identify(fleet)
+        target = identity.target(where.target).with_threads(where.threads)
+        with Rig(target, protocol, fleet) as rig:
+            yield Station(target, identity.name, rig, identity)
