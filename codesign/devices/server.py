@@ -127,6 +127,11 @@ class Server:
             "device": facts.state(disk=self.options.work, measure=False),
         }
 
+    def ready_without_fork(self, opencl: bool) -> None:
+        """Say that this process itself has TVM and serves sessions."""
+        self._zygote_ready, self._opencl = True, opencl
+        self._offer()
+
     def run(self) -> None:
         """Serve until `stop` or a signal; all that was started is ended and removed then."""
         wake, waker = os.pipe()
@@ -253,6 +258,9 @@ class Server:
         if self._registration is not None:
             self._registration.taken()
         _log(f"{handshake.peer}: session {number} begins, at most {seconds:g} s")
+        if not self.options.fork:
+            self._serve_here(self._session)
+            return
         try:
             folder.mkdir(mode=0o700)
             assert self._control is not None
@@ -260,6 +268,17 @@ class Server:
             socket.send_fds(self._control, [message], [handshake.connection.fileno()])
         except OSError as error:
             self._finish(f"not started: {error}")
+
+    def _serve_here(self, session: _Session) -> None:
+        """Serve in this process: nothing else happens until the client is done."""
+        from codesign.devices.inprocess import serve_here
+
+        session.folder.mkdir(mode=0o700)
+        if self._registration is not None and (registration := self._registration).fileno():
+            registration.handle()  # so that the tracker hears of it first
+        text = serve_here(session.connection, session.folder, self.options, session.seconds)
+        session.timed_out = text == "timed out"
+        self._finish(text)
 
     def _watch(self) -> None:
         """End a session whose time is over or whose client is gone, and a zygote that does not obey."""
@@ -345,7 +364,7 @@ class Server:
                 self._finish(exit_text(message["code"], session))
 
     def _start_zygote(self) -> None:
-        if self._zygote or time.monotonic() < self._next_start:
+        if self._zygote or not self.options.fork or time.monotonic() < self._next_start:
             return
         mine, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()

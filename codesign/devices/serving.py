@@ -150,5 +150,9 @@ def serve(options: ServerOptions) -> int:
         f"serving '{options.key}' on {options.host}:{server.port}, {where}, pid {os.getpid()}",
         flush=True,
     )
+    if not options.fork:
+        from codesign.devices.inprocess import prepare
+
+        server.ready_without_fork(prepare())
     server.run()
     return 0

@@ -118,7 +118,7 @@ def _device(options: ServerOptions) -> dict[str, Callable[..., Any]]:
         told = facts.info(options.key, options.name, options.emulated, options.work)
         return json.dumps(told | {"opencl": has_opencl()})
 
-    allowed = _affinity()
+    allowed = affinity()
     return {
         "codesign.device.facts": lambda: json.dumps(facts.facts() | {"opencl": _opencl()}),
         "codesign.device.info": info,
@@ -176,10 +176,11 @@ def pin(text: str, allowed: list[int]) -> list[int]:
     for thread in os.listdir("/proc/self/task"):
         with contextlib.suppress(ProcessLookupError):
             os.sched_setaffinity(int(thread), cpus)
-    return _affinity()
+    return affinity()
 
 
-def _affinity() -> list[int]:
+def affinity() -> list[int]:
+    """Processors that this thread may run on."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
