@@ -33,7 +33,7 @@ def facts(root: Path = Path("/")) -> dict[str, Any]:
     """What identifies the processor: the text of cpuinfo, capability bits, clocks and caches of each core."""
     hwcap, hwcap2 = hardware_capabilities(root)
     return {
-        "cpuinfo": read_text(root / "proc/cpuinfo") or "",
+        "cpuinfo": "" if _cpuinfo_is_foreign(root) else read_text(root / "proc/cpuinfo") or "",
         "machine": os.uname().machine,
         "hwcap": hwcap,
         "hwcap2": hwcap2,
@@ -105,8 +105,13 @@ def is_emulated(root: Path = Path("/")) -> bool:
     with contextlib.suppress(OSError):
         if os.path.basename(os.readlink(root / "proc/thread-self/exe")).startswith("qemu-"):
             return True
-    cpuinfo = read_text(root / "proc/cpuinfo") or ""
-    return os.uname().machine in ("aarch64", "armv7l", "armv8l") and "vendor_id" in cpuinfo
+    return _cpuinfo_is_foreign(root)
+
+
+def _cpuinfo_is_foreign(root: Path) -> bool:
+    """Whether cpuinfo describes an x86 processor to an ARM program: the emulator's host."""
+    arm = os.uname().machine in ("aarch64", "armv7l", "armv8l")
+    return arm and "vendor_id" in (read_text(root / "proc/cpuinfo") or "")
 
 
 def serial(name: str = "", root: Path = Path("/")) -> str:
