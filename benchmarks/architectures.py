@@ -38,6 +38,7 @@ from codesign.measurement import Measurement, Protocol
 from codesign.prepare import Prepared, prepare
 from codesign.progress import ProgressReporter, progress_for
 from codesign.records import Records
+from codesign.station import Station
 from passes.errors import PassError
 from passes.format_linear import format_linears
 from passes.formats import DENSE, Format
@@ -142,7 +143,7 @@ def measure(
     arrays = {key: np.asarray(value) for key, value in inputs.items()}
     with Records(folder / "records.sqlite") as records, Rig(target, protocol) as rig:
         workshop = Workshop(
-            target, this_device(), rig, records, trials, folder / "traces", progress
+            Station(target, this_device(), rig), records, trials, folder / "traces", progress
         )
         made = variants(prepared, target)
         paths = [

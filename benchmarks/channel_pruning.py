@@ -25,6 +25,7 @@ from codesign.measurement import Protocol
 from codesign.prepare import prepare
 from codesign.progress import progress_for
 from codesign.records import Records
+from codesign.station import Station
 from passes.channels.budget import most_important, ranked_widths, uniform_widths
 from passes.channels.groups import ChannelGroup, find_groups
 from passes.channels.importance import magnitude
@@ -102,7 +103,7 @@ def measure(given: argparse.Namespace) -> Outcome:
         Rig(target, protocol) as end_to_end,
     ):
         workshop = Workshop(
-            target, this_device(), rig, records, given.trials, folder / "traces", progress
+            Station(target, this_device(), rig), records, given.trials, folder / "traces", progress
         )
         paths = [
             workshop.build(model, folder / name).bundle.path

@@ -37,6 +37,7 @@ from codesign.measurement import Protocol
 from codesign.prepare import prepare
 from codesign.progress import progress_for
 from codesign.records import Records
+from codesign.station import Station
 from codesign.sweep import SOLVER
 from codesign.user_code import calibration_samples
 from passes import pattern
@@ -101,7 +102,9 @@ def run(config: SweepConfig, folder: Path) -> list[Row]:
         Rig(target, protocol) as rig,
     ):
         traces = folder / "traces"
-        workshop = Workshop(target, this_device(), rig, records, config.trials, traces, progress)
+        workshop = Workshop(
+            Station(target, this_device(), rig), records, config.trials, traces, progress
+        )
         version = f"{SOLVER} {time.time_ns()}"  # models and scores are made anew
         judge = Judge(
             prepared, Bases([itself]), workshop, folder / "bundles", version, config.goal.metric

@@ -33,6 +33,7 @@ from codesign.prepare import Prepared, prepare
 from codesign.progress import progress_for
 from codesign.records import Records
 from codesign.report import ReportData
+from codesign.station import Station
 from codesign.sweep import records_path
 from passes.layers import drop_layers
 from passes.model import Model
@@ -86,7 +87,7 @@ def measure(config_path: Path, folder: Path, count: int, seed: int) -> list[Row]
         tempfile.TemporaryDirectory() as scratch,
     ):
         workshop = Workshop(
-            target, this_device(), rig, records, config.trials, records.path.parent / "traces",
+            Station(target, this_device(), rig), records, config.trials, records.path.parent / "traces",
             progress,
         )  # fmt: skip
         space = space_of(prepared.model, prepared.sites, target, config.passes)

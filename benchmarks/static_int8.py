@@ -41,6 +41,7 @@ from codesign.progress import progress_for
 from codesign.records import Records
 from codesign.report import KernelRow
 from codesign.runtime import Runtime
+from codesign.station import Station
 from codesign.sweep import SOLVER
 from codesign.user_code import calibration_samples
 from passes import int8, int8_attention, int8_static
@@ -177,7 +178,9 @@ def run(config: SweepConfig, folder: Path, methods: Sequence[str], attention: bo
         Rig(target, protocol) as rig,
     ):
         traces = folder / "traces"
-        workshop = Workshop(target, this_device(), rig, records, config.trials, traces, progress)
+        workshop = Workshop(
+            Station(target, this_device(), rig), records, config.trials, traces, progress
+        )
         # only measurements of kernels are taken from earlier runs: models and scores are made anew
         judge = Judge(
             prepared, Bases([itself]), workshop, folder / "bundles", f"{SOLVER} {time.time_ns()}",

@@ -11,19 +11,19 @@ import numpy as np
 from rich.table import Table
 
 from codesign.bundle import Bundle
-from codesign.device import this_device
 from codesign.errors import UserError
 from codesign.files import writable_folder
 from codesign.frontend import Parity
 from codesign.loop.kernel_table import kernel_rows
 from codesign.loop.workshop import Built, Workshop
-from codesign.measure import Rig
-from codesign.measurement import Measurement, Protocol
+from codesign.measurement import Measurement
 from codesign.prepare import Prepared, prepare
 from codesign.progress import ProgressReporter, Silent
 from codesign.records import Records
 from codesign.report import KernelRow
 from codesign.schema import dump
+from codesign.station import Station, open_station
+from codesign.where import Where
 from passes.bf16 import Bf16, lacks_bf16
 from passes.codebook import Codebook, CodebookConfig
 from passes.codebook import choices as codebook_choices
@@ -40,7 +40,7 @@ from passes.model import Model
 from passes.solve.codebook import cluster
 from passes.solve.gptq import quantize_rows
 from passes.solve.values import Values
-from targets.target import Target, find
+from targets.target import Target
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Compiled:
 
     Attributes:
         parity: how close the import is to the original.
-        latency: end to end, in a process of its own.
+        latency: end to end, in a process of its own; without a time if nothing here runs it.
+        measured_on: the device that did; "" if none.
         kernels: what it runs, most expensive first.
         fusions: what was decided for each chain of operators that may be one kernel or several.
     """
@@ -59,14 +60,29 @@ class Compiled:
     latency: Measurement
     kernels: tuple[KernelRow, ...]
     fusions: tuple[Mapping[str, Any], ...] = ()
+    measured_on: str = ""
+
+    @property
+    def latency_text(self) -> str:
+        """Milliseconds with their interval, or why there are none."""
+        if not self.latency.ok:
+            return str(self.latency.error)
+        said = f"{self.latency.seconds * 1e3:.2f} ms"
+        interval = f"({self.latency.lo * 1e3:.2f} to {self.latency.hi * 1e3:.2f})"
+        emulated = " emulated" if self.latency.meta.get("emulated") else ""
+        return f"{said} {interval}{emulated}"
 
     def as_dict(self) -> dict[str, Any]:
         """For programs."""
         return {
             "bundle": str(self.bundle.path),
             "parity": {"relative": self.parity.relative, "original": self.parity.original},
-            "latency_ms": self.latency.seconds * 1e3,
-            "latency_interval_ms": [self.latency.lo * 1e3, self.latency.hi * 1e3],
+            "target": self.bundle.manifest["target"]["name"],
+            "latency_ms": self.latency.seconds * 1e3 if self.latency.ok else None,
+            "latency_interval_ms": [self.latency.lo * 1e3, self.latency.hi * 1e3]
+            if self.latency.ok
+            else None,
+            "measured_on": self.measured_on,
             "size_bytes": self.bundle.size_bytes,
             "kernels": [dump(row) for row in self.kernels],
             "fusions": [dict(choice) for choice in self.fusions],
@@ -75,8 +91,7 @@ class Compiled:
     def table(self) -> Table:
         """For people."""
         title = (
-            f"{self.bundle.path}: {self.latency.seconds * 1e3:.2f} ms "
-            f"({self.latency.lo * 1e3:.2f} to {self.latency.hi * 1e3:.2f}), "
+            f"{self.bundle.path}: {self.latency_text}, "
             f"{self.bundle.size_bytes / 1e6:.1f} MB, "
             f"import within {self.parity.relative:.0e} of {self.parity.original}"
         )
@@ -104,11 +119,58 @@ class Compiled:
         return table
 
 
+@dataclass(frozen=True)
+class Formats:
+    """What all layers of a compiled model are put into, where the target offers it.
+
+    Attributes:
+        int8: linear layers in dynamic int8, weights rounded to nearest.
+        int8_attention: the products of attention in int8 too, or alone.
+        bf16, fp16: linear layers and convolutions in numbers of 16 bits.
+        codebook: values that the weights of a layer may take, 2 to 256, for a smaller bundle; 0 is any.
+    """
+
+    int8: bool = False
+    int8_attention: bool = False
+    bf16: bool = False
+    fp16: bool = False
+    codebook: int = 0
+
+    def require_one(self) -> None:
+        """Raise UserError if a layer is to be in several formats."""
+        wanted = [f"--{name}" for name in ("int8", "bf16", "fp16") if getattr(self, name)]
+        if len(wanted) > 1:
+            raise UserError(
+                "a layer has one format",
+                got=" ".join(wanted),
+                allowed="one of --int8, --bf16, --fp16",
+                next="codesign sweep finds the best format of each layer",
+            )
+
+    def put(self, prepared: Prepared, target: Target) -> Model:
+        """The prepared model in these formats. Raises UserError if the target lacks an instruction."""
+        graph = prepared.model
+        if self.int8_attention:
+            graph = with_int8_attention(prepared, target)
+        if self.codebook:
+            graph = in_codebooks(prepared, target, self.codebook, graph)
+        if self.int8:
+            graph = in_int8(prepared, target, graph)
+        if self.bf16:
+            graph = in_half(prepared, target, Bf16(), lacks_bf16(target), graph)
+        if self.fp16:
+            graph = in_half(prepared, target, Fp16(), lacks_fp16(target), graph)
+        return graph
+
+
 def compile_model(
     model: Any,
     *,
     target: str = "host",
     threads: int = 1,
+    device: str | None = None,
+    tracker: str | None = None,
+    cpus: str = "",
     trials: int = 8,
     output: str | Path | None = None,
     int8: bool = False,
@@ -119,18 +181,17 @@ def compile_model(
     dims: Mapping[str, int] | None = None,
     progress: ProgressReporter | None = None,
 ) -> Compiled:
-    """Compile a model and measure it.
+    """Compile a model, and measure it where there is something that runs it.
 
     Args:
         model: a path, ``module.py:function``, or (nn.Module, example inputs).
-        target: a name of ``codesign targets``.
+        target: a name of ``codesign targets``; one that this machine is not is compiled without
+            tuning, unless there is a device.
         threads: of the compiled model.
+        device, tracker, cpus: as in `codesign.where.Where`.
         trials: schedules tried for each kernel.
         output: folder of the bundle; default ``build/<model's name>``.
-        int8: linear layers in dynamic int8, weights rounded to nearest.
-        int8_attention: the products of attention in int8 too, or alone.
-        bf16, fp16: linear layers and convolutions in numbers of 16 bits.
-        codebook: values that the weights of a layer may take, 2 to 256, for a smaller bundle; 0 is any.
+        int8, int8_attention, bf16, fp16, codebook: see `Formats`.
         dims: sizes of dynamic dimensions.
         progress: hears of the work.
 
@@ -138,36 +199,45 @@ def compile_model(
         UserError: anything that the user can mend.
     """
     progress = progress or Silent()
-    _require_one_format(int8=int8, bf16=bf16, fp16=fp16)
-    described = find(target, threads)
+    formats = Formats(int8, int8_attention, bf16, fp16, codebook)
+    formats.require_one()
+    with open_station(Where(target, threads, device, tracker, cpus), say=progress.say) as station:
+        prepared = import_model(model, dims, progress)
+        path = Path(output) if output is not None else Path("build") / prepared.model.name
+        return compile_prepared(prepared, station, formats, trials, path, progress)
+
+
+def import_model(
+    model: Any, dims: Mapping[str, int] | None, progress: ProgressReporter
+) -> Prepared:
+    """The model prepared, and its parity with the original told."""
     progress.start("import the model", 1)
     prepared = prepare(model, dims)
     progress.step(f"parity {prepared.imported.parity.relative:.1e} of the output scale")
-    path = Path(output) if output is not None else Path("build") / prepared.model.name
+    return prepared
+
+
+def compile_prepared(
+    prepared: Prepared,
+    station: Station,
+    formats: Formats,
+    trials: int,
+    path: Path,
+    progress: ProgressReporter,
+) -> Compiled:
+    """Compile a prepared model into the bundle ``path`` for what the station measures on."""
     writable_folder(path.parent)
-    graph = prepared.model
-    if int8_attention:
-        graph = with_int8_attention(prepared, described)
-    if codebook:
-        graph = in_codebooks(prepared, described, codebook, graph)
-    if int8:
-        graph = in_int8(prepared, described, graph)
-    if bf16:
-        graph = in_half(prepared, described, Bf16(), lacks_bf16(described), graph)
-    if fp16:
-        graph = in_half(prepared, described, Fp16(), lacks_fp16(described), graph)
-    _tell_integers(graph, described, progress)
-    with (
-        Records(path.parent / "records.sqlite") as records,
-        Rig(described, Protocol(threads=threads)) as rig,
-    ):
+    graph = formats.put(prepared, station.target)
+    _tell_integers(graph, station.target, progress)
+    with Records(path.parent / "records.sqlite") as records:
         traces = path.parent / "traces"
-        workshop = Workshop(described, this_device(), rig, records, trials, traces, progress)
+        workshop = Workshop(station, records, trials, traces, progress)
         built = workshop.build(graph, path)
         (latency,) = workshop.measure([built.bundle.path])
-        return Compiled(
-            built.bundle, prepared.imported.parity, latency, _rows(built, workshop), built.fusions
-        )
+        rows = _rows(built, workshop) if station.measures else ()
+        where = station.device if station.measures else ""
+        parity = prepared.imported.parity
+        return Compiled(built.bundle, parity, latency, rows, built.fusions, where)
 
 
 def _tell_integers(graph: Model, target: Target, progress: ProgressReporter) -> None:
@@ -181,18 +251,6 @@ def _tell_integers(graph: Model, target: Target, progress: ProgressReporter) -> 
 
 def _rows(built: Built, workshop: Workshop) -> tuple[KernelRow, ...]:
     return tuple(kernel_rows("", built.kernels, workshop))
-
-
-def _require_one_format(**formats: bool) -> None:
-    """Raise UserError if a layer is to be in several formats."""
-    wanted = [f"--{name}" for name, given in formats.items() if given]
-    if len(wanted) > 1:
-        raise UserError(
-            "a layer has one format",
-            got=" ".join(wanted),
-            allowed=f"one of {', '.join(f'--{name}' for name in formats)}",
-            next="codesign sweep finds the best format of each layer",
-        )
 
 
 def with_int8_attention(prepared: Prepared, target: Target) -> Model:

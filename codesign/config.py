@@ -7,6 +7,9 @@ required:
     model = "minilm.py:build"            # or encoder.onnx, or encoder.pt2
     target = "host"                      # `codesign targets` lists the known ones
     threads = 2
+    device = "pixel"                     # key of devices at a tracker; without it, this machine
+    tracker = "127.0.0.1:9190"           # that knows them
+    cpus = "4-7"                         # processors of the device to run on; default: all
     quality = "retrieval.py:evaluate"    # predict -> {"mrr": 0.54, "recall@1": 0.42}
     search_quality = "retrieval.py:dev"  # steers the search, on other data; default: quality
     calibration = "retrieval.py:batches" # () -> iterable of input dicts; never held-out data
@@ -51,6 +54,7 @@ from codesign.errors import UserError
 from codesign.files import read_text
 from codesign.frozen import FrozenMap
 from codesign.schema import dump, load
+from codesign.where import Where
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -130,12 +134,20 @@ class SweepConfig:
     search_quality: str | None = None
     records: str | None = None
     threads: int = 1
+    device: str | None = None
+    tracker: str | None = None
+    cpus: str = ""
     passes: tuple[str, ...] = PASSES
     output: str = "runs/sweep"
     trials: int = 16
     seed: int = 0
     dims: Mapping[str, int] = field(default_factory=FrozenMap)
     budget: Budget = Budget()
+
+    @property
+    def where(self) -> Where:
+        """What measures."""
+        return Where(self.target, self.threads, self.device, self.tracker, self.cpus)
 
     @property
     def used_passes(self) -> tuple[str, ...]:

@@ -8,47 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from codesign.device import this_device
-from codesign.devices.wire import Address, parse_address
-from codesign.errors import UserError
 from codesign.fleet import Fleet, Wanted
 from codesign.fleet.identity import Identity, identify
 from codesign.measure import Rig
 from codesign.measurement import Protocol
+from codesign.where import Where
 from targets.target import HOST_NAMES, Target, find, host
-
-TRACKER = "127.0.0.1:9190"
-"""Where a tracker is looked for if nobody says; TVM's own choice of the port."""
-
-
-@dataclass(frozen=True)
-class Where:
-    """Where a user wants something measured.
-
-    Attributes:
-        target: a name of ``codesign targets``; ``host`` with a device means what that device is.
-        threads: of the kernels.
-        device: key of the devices at the tracker; None for this machine.
-        tracker: ``HOST:PORT``.
-        cpus: processors of the device to run on, such as ``4-7``; "" for all.
-    """
-
-    target: str = "host"
-    threads: int = 1
-    device: str | None = None
-    tracker: str | None = None
-    cpus: str = ""
-
-    @property
-    def address(self) -> Address:
-        """Of the tracker. Raises UserError."""
-        text = self.tracker or TRACKER
-        try:
-            return parse_address(text)
-        except ValueError as error:
-            raise UserError(
-                "the tracker's address could not be read", got=str(error),
-                allowed="HOST:PORT, such as 127.0.0.1:9190", next="codesign devices tracker --help",
-            ) from error  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,17 +25,20 @@ class Station:
         device: its identity in records.
         rig: builds and times; closed with the station.
         told: what the device says of itself; None if it is this machine.
+        measures: whether there is anything to run code of the target on; without, nothing is tuned.
     """
 
     target: Target
     device: str
     rig: Rig
     told: Identity | None = None
+    measures: bool = True
 
     @property
-    def twin(self) -> Target | None:
-        """This machine, where something else measures: to run there what quality is taken of."""
-        return None if self.told is None else host(self.target.threads)
+    def here(self) -> Target:
+        """What this machine runs: the target itself, unless a device measures."""
+        runs_here = self.told is None and self.measures
+        return self.target if runs_here else host(self.target.threads)
 
     @property
     def emulated(self) -> bool:
@@ -109,7 +77,7 @@ def open_station(
     if where.device is None:
         target = find(where.target, where.threads)
         with Rig(target, protocol) as rig:
-            yield Station(target, this_device(), rig)
+            yield Station(target, this_device(), rig, measures=target.runs_here)
         return
     kind = "llvm"
     if where.target not in HOST_NAMES:

@@ -22,7 +22,6 @@ from pathlib import Path
 
 from codesign.candidate import Candidate
 from codesign.config import SweepConfig
-from codesign.device import this_device
 from codesign.errors import UserError
 from codesign.files import writable_folder
 from codesign.frozen import digest
@@ -38,16 +37,14 @@ from codesign.loop.rounds import Rounds
 from codesign.loop.tabling import Tabler
 from codesign.loop.workshop import Workshop
 from codesign.machine import cores
-from codesign.measure import Rig
-from codesign.measurement import Protocol
 from codesign.prepare import Prepared, prepare
 from codesign.progress import ProgressReporter, Silent
 from codesign.records import Records
 from codesign.simulate.graph import Dataflow
 from codesign.simulate.segments import cut
+from codesign.station import open_station
 from codesign.user_code import Arrays, calibration_samples
 from passes import fuse
-from targets.target import find
 
 SOLVER = "3"
 """Version of the solvers and the simulator: a new one makes old sensitivities and scores unusable."""
@@ -74,23 +71,23 @@ def sweep_request(
     started = time.monotonic()
     progress = progress or Silent()
     config = request.config
-    target = find(config.target, config.threads)
     folder = writable_folder(config.output)
-    progress.start("import the model", 2)
-    prepared = prepare(request.model, dict(config.dims))
-    progress.step(f"parity {prepared.imported.parity.relative:.1e} of the output scale")
-    samples = calibration_samples(request.calibration, prepared.model.inputs)
-    progress.step(f"{len(prepared.sites.layers)} layers, {len(samples)} calibration samples")
-    _check_sections(prepared, config.model)
-    run = str(folder.resolve())
-    protocol = Protocol(threads=config.threads)
-    with Records(records_path(config)) as records, Rig(target, protocol) as rig:
+    with (
+        open_station(config.where, say=progress.say) as station,
+        Records(records_path(config)) as records,
+    ):
+        progress.start("import the model", 2)
+        prepared = prepare(request.model, dict(config.dims))
+        progress.step(f"parity {prepared.imported.parity.relative:.1e} of the output scale")
+        samples = calibration_samples(request.calibration, prepared.model.inputs)
+        progress.step(f"{len(prepared.sites.layers)} layers, {len(samples)} calibration samples")
+        _check_sections(prepared, config.model)
+        run = str(folder.resolve())
         records.start(run, " ".join(command), config.tables())
         traces = records.path.parent / "traces"
         workshop = Workshop(
-            target, this_device(), rig, records, config.trials, traces, progress,
-            fuse=fuse.NAME in config.passes,
-        )  # fmt: skip
+            station, records, config.trials, traces, progress, fuse=fuse.NAME in config.passes
+        )
         result = _Sweep(request, prepared, samples, workshop, folder, started).run()
         records.finish(run)
     return result
@@ -165,7 +162,9 @@ class _Sweep:
             dense,
         )
         rounds.run()
-        onnx = open_baseline(self.request.model, self.samples[0], config.threads, self.folder)
+        onnx: OnnxBaseline | str = "it would run on this machine, not on the device"
+        if self.workshop.station.told is None:
+            onnx = open_baseline(self.request.model, self.samples[0], config.threads, self.folder)
         try:
             scorer, sized = self.request.quality, config.goal.sized
             finals = run_finals(judge, dense, rounds.judged, scorer, onnx, progress, sized)
@@ -185,7 +184,7 @@ class _Sweep:
         return Base(
             self.prepared.model,
             self.prepared.sites,
-            find(self.request.config.target, cores()),
+            self.workshop.station.here.with_threads(cores()),
             self.samples,
             say=self.workshop.progress.say,
         )

@@ -67,6 +67,15 @@ class Tuned:
     reused: int
 
 
+UNMEASURED = "not measured: no device runs it"
+
+
+def untuned(kernel: Kernel, target: Target) -> Tuned:
+    """The default schedule of a kernel for a target that nothing here runs."""
+    schedule = spaces.schedules(kernel.func, target, limit=1)[0]
+    return Tuned(anonymous(schedule.mod["main"]), Measurement.failed(UNMEASURED), 0, 0)
+
+
 @dataclass
 class _Task:
     """One kernel on its way: its candidates by hash, best guess first, and what is known.

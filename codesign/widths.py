@@ -20,12 +20,12 @@ from codesign.files import writable_folder
 from codesign.kernels import Kernel, kernel_hash
 from codesign.loop.kernel_table import operations
 from codesign.loop.workshop import Workshop
-from codesign.measure import Rig
-from codesign.measurement import Protocol
 from codesign.progress import ProgressReporter, Silent
 from codesign.records import Records
 from codesign.report.steps import plot
 from codesign.staircase import Point, around_edges, edges, evenly, summary, worth_having
+from codesign.station import open_station
+from codesign.where import Where
 from targets.kernels.conv import conv
 from targets.kernels.linear import dense
 from targets.kernels.window import Window
@@ -235,13 +235,12 @@ def measure_widths(
     writable_folder(folder)
     funcs = {w: layer.resized(side, w).kernel(described) for w in widths}
     wanted = {w: Kernel(kernel_hash(f), f, f"{side} {w}", 1) for w, f in funcs.items()}
+    progress = progress or Silent()
     with (
         Records(folder / "records.sqlite") as records,
-        Rig(described, Protocol(threads=threads)) as rig,
+        open_station(Where(target, threads), say=progress.say) as station,
     ):
-        workshop = Workshop(
-            described, this_device(), rig, records, trials, folder / "traces", progress or Silent()
-        )
+        workshop = Workshop(station, records, trials, folder / "traces", progress)
         workshop.tune(wanted.values(), f"measure {layer}")
         tuned = {w: workshop.tuned[k.hash] for w, k in wanted.items()}
     good = {w: t.measurement for w, t in tuned.items() if t.measurement.ok}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import platform
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -142,6 +143,12 @@ class Target:
     def missing(self) -> frozenset[str]:
         """Features that code for this target may use and that this machine lacks."""
         return self.features - this_processor().features
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this machine can run code for this target."""
+        same = self.kind == "llvm" and self.architecture == platform.machine()
+        return same and not self.missing()
 
     def __str__(self) -> str:
         return f"{self.name} ({self.threads} thread{'s' if self.threads > 1 else ''})"

@@ -14,10 +14,11 @@ from codesign.bundle import open_bundle
 from codesign.candidate import Candidate
 from codesign.device import measure_key
 from codesign.errors import UserError
+from codesign.loop.agreement import agreeing
 from codesign.loop.bases import Bases
 from codesign.loop.rewrite import rewrite_candidate
 from codesign.loop.solver import SolvedCandidate, solve_candidate, solve_side_by_side
-from codesign.loop.workshop import Built, Workshop
+from codesign.loop.workshop import Built, Workshop, twin_of
 from codesign.machine import cores
 from codesign.measurement import Measurement
 from codesign.prepare import Prepared
@@ -121,8 +122,10 @@ class Judge:
         path = self.path(candidate)
         if not path.exists():
             return None
+        elsewhere = self.workshop.station.told is not None
         try:
-            bundle = open_bundle(path)
+            bundle = open_bundle(path, to_run=not elsewhere)
+            twin = open_bundle(twin_of(path)) if elsewhere else None
         except UserError:
             shutil.rmtree(path, ignore_errors=True)
             return None
@@ -134,7 +137,7 @@ class Judge:
         unknown = [h for h in kernels if h not in self.workshop.tuned]
         seconds = extra["kernel_seconds"] if unknown else self.workshop.kernel_seconds(kernels)
         fusions = tuple(extra.get("fusions", ()))
-        return Built(bundle, kernels, float(seconds), fusions), extra.get("output_error")
+        return Built(bundle, kernels, float(seconds), fusions, twin), extra.get("output_error")
 
     def latency(self, candidate: Candidate, built: Built, dense: Path | None) -> Measurement:
         """End-to-end latency, interleaved with the dense model."""
@@ -143,6 +146,8 @@ class Judge:
         if known is not None:
             return known
         measured = self.workshop.measure([built.bundle.path], dense)[0]
+        if measured.ok and built.twin is not None:
+            measured = agreeing(measured, self.workshop.rig, built, self.bases.first.samples[0])
         records.add_measurement(key, measured)
         return measured
 
@@ -192,7 +197,7 @@ class Judge:
         return self._store(candidate, dataset, self._scores(built, quality, step), error)
 
     def _scores(self, built: Built, quality: Quality, step: Callable[[], None]) -> dict[str, float]:
-        with Predictor(built.bundle) as predictor:
+        with Predictor(built.runs_here) as predictor:
             scores = evaluate(quality, predictor.run, self.metric)
         step()
         return scores

@@ -126,7 +126,7 @@ def write_outcome(
         calibration=rounds.calibration(),
         records=RecordCounts(counts.made, counts.reused, counts.again),
         goal=rounds.config.tables()["goal"],
-        device={"device": judge.workshop.device, "threads": judge.workshop.target.threads},
+        device=judge.workshop.station.facts(),
         versions=versions() | ({"onnxruntime": finals.onnx_version} if finals.onnx else {}),
         created=time.strftime("%Y-%m-%d %H:%M:%S"),
         minutes=(time.monotonic() - started) / 60,

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from tvm import tirx
 from codesign.build import build_model
 from codesign.bundle import Bundle, Contents, write_bundle
 from codesign.fusion import Choice, KernelChain, Planner, Unit
-from codesign.kernels import Kernel, kernel_hash, kernels, schedule
+from codesign.kernels import Kernel, default_schedules, kernel_hash, kernels, schedule
 from codesign.measure import Rig
 from codesign.measurement import Measurement, median
 from codesign.progress import ProgressReporter
 from codesign.records import Records
-from codesign.tune import Tuned, tune
+from codesign.station import Station
+from codesign.tune import UNMEASURED, Tuned, tune, untuned
 from codesign.worker import Failure
 from passes.model import Model
 from targets.errors import CodesignError
@@ -46,12 +47,19 @@ class Built:
         kernels: hash -> calls of one inference.
         kernel_seconds: sum of the measured times of kernels times calls.
         fusions: what was decided for each chain of operators, as JSON.
+        twin: the same for this machine, where something else measures.
     """
 
     bundle: Bundle
     kernels: Mapping[str, int]
     kernel_seconds: float
     fusions: tuple[Mapping[str, Any], ...] = ()
+    twin: Bundle | None = None
+
+    @property
+    def runs_here(self) -> Bundle:
+        """What computes on this machine what the bundle computes where it is measured."""
+        return self.twin or self.bundle
 
     @property
     def calls(self) -> int:
@@ -59,11 +67,17 @@ class Built:
         return sum(self.kernels.values())
 
 
+def twin_of(path: Path) -> Path:
+    """Where the twin of a bundle lies."""
+    return path.parent / "twins" / path.name
+
+
 @dataclass
 class Workshop:
     """Tunes, builds and measures for one target on one device.
 
     Attributes:
+        station: what measures.
         trials: schedules tried for each kernel.
         folder: of MetaSchedule's traces.
         fuse: whether measurement decides what becomes one kernel; otherwise relax's rule does.
@@ -73,9 +87,7 @@ class Workshop:
             first tried. Parts are kernels to tune, so what did not gain is not tried in other shapes.
     """
 
-    target: Target
-    device: str
-    rig: Rig
+    station: Station
     records: Records
     trials: int
     folder: Path
@@ -89,6 +101,18 @@ class Workshop:
     _reference: float = 0.0
     _ends: float = math.inf
     _pace: float = 0.0
+
+    @property
+    def target(self) -> Target:
+        return self.station.target
+
+    @property
+    def device(self) -> str:
+        return self.station.device
+
+    @property
+    def rig(self) -> Rig:
+        return self.station.rig
 
     @contextmanager
     def until(self, ends: float) -> Iterator[None]:
@@ -127,6 +151,10 @@ class Workshop:
     def _tune(self, wanted: Iterable[Kernel], phase: str) -> None:
         new = {k.hash: k for k in wanted if k.hash not in self.tuned}
         if not new:
+            return
+        if not self.station.measures:
+            self.tuned |= {h: untuned(kernel, self.target) for h, kernel in new.items()}
+            self.names |= new
             return
         began, started = time.monotonic(), False
         if began + len(new) * self._pace > self._ends:
@@ -206,7 +234,7 @@ class Workshop:
         self.tune(plan.units(), "tune new kernels")
         lowered, chosen = plan.fused(self._comparable)
         found = kernels(lowered)
-        fusions = tuple(choice.to_json() for choice in chosen)
+        fusions = tuple(choice.to_json() for choice in chosen if self.station.measures)
         module = schedule(lowered, self._scheduled)
         library = self.rig.folder / f"{path.name}.so"
         result = build_model(self.rig.worker, module, self.target, library)
@@ -222,16 +250,31 @@ class Workshop:
             extra={
                 **(extra or {}),
                 "kernels": dict(counts),
-                "kernel_seconds": self.kernel_seconds(counts),
+                "kernel_seconds": self.kernel_seconds(counts) if self.station.measures else None,
                 "fusions": list(fusions),
             },
         )
         bundle = write_bundle(path, library, lowered.weights, contents)
         library.unlink(missing_ok=True)
-        return Built(bundle, counts, self.kernel_seconds(counts), fusions)
+        twin = None if self.station.told is None else self._twin(lowered, path, contents)
+        return Built(bundle, counts, self.kernel_seconds(counts), fusions, twin)
+
+    def _twin(self, lowered: Model, path: Path, contents: Contents) -> Bundle:
+        """The same kernels on the same weights, scheduled for this machine: it computes the same here."""
+        here = self.station.here
+        library = self.rig.folder / f"{path.name}.twin.so"
+        module = schedule(lowered, default_schedules(here))
+        result = build_model(self.rig.worker, module, here, library)
+        if isinstance(result, Failure):
+            raise BuildError("the model's twin could not be built", got=str(result)[-2000:])
+        twin = write_bundle(twin_of(path), library, lowered.weights, replace(contents, target=here))
+        library.unlink(missing_ok=True)
+        return twin
 
     def measure(self, paths: Sequence[Path], reference: Path | None = None) -> list[Measurement]:
         """Latency of bundles, interleaved with each other and the reference."""
+        if not self.station.measures:
+            return [Measurement.failed(UNMEASURED)] * len(paths)
         return self.rig.bundles(paths, reference)
 
     def _scheduled(self, func: tirx.PrimFunc) -> tirx.PrimFunc:

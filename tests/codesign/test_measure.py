@@ -190,7 +190,14 @@ def test_a_restless_machine_is_timed_again(rig, monkeypatch):
     def answer(op, params, blobs=(), deadline=0.0):
         samples = answers.pop(0)
         return Reply(
-            {"samples": samples, "reference": [1.0] * 7, "load": 0.0, "calls": 1, "probes": [], "story": {}}
+            {
+                "samples": samples,
+                "reference": [1.0] * 7,
+                "load": 0.0,
+                "calls": 1,
+                "probes": [],
+                "story": {},
+            }
         )
 
     built = rig.reference()

@@ -13,6 +13,7 @@ from codesign.loop import workshop as module
 from codesign.loop.workshop import Workshop
 from codesign.measurement import Measurement, Protocol
 from codesign.progress import Silent
+from codesign.station import Station
 from codesign.tune import Tuned
 from targets.target import find
 
@@ -42,7 +43,7 @@ def shop(monkeypatch):
 
     monkeypatch.setattr(module, "tune", tune)
     rig = SimpleNamespace(protocol=Protocol())
-    made = Workshop(find("host"), "here", rig, None, 1, None, Silent())
+    made = Workshop(Station(find("host"), "here", rig), None, 1, None, Silent())
     return SimpleNamespace(made=made, times=times, asked=asked)
 
 
