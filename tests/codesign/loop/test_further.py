@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from codesign.loop.bases import Base, Bases
 from codesign.loop.further import FurtherBases
 from codesign.loop.workshop import OutOfTimeError, Workshop
 from codesign.progress import Silent
+from codesign.station import Station
 from passes.errors import PassError
 from passes.report import Refusal
 from targets.target import find
@@ -188,7 +188,7 @@ def test_nothing_is_looked_for_where_the_pass_is_off(make: Any) -> None:
 
 def test_kernels_that_would_take_too_long_are_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workshop, "tune", lambda kernels, *_, **__: time.sleep(0.02) or {})
-    shop = Workshop(SimpleNamespace(measures=True), None, 1, Path(), Silent())  # type: ignore[arg-type]
+    shop = Workshop(Station(None, "", None), None, 1, Path(), Silent())  # type: ignore[arg-type]
     kernels: Any = [Kernel(f"k{i}", None, f"k{i}", 1) for i in range(5)]
     shop.tune(kernels)  # 4 ms each
     with shop.until(time.monotonic() + 0.01), pytest.raises(OutOfTimeError, match="5 kernels"):
