@@ -31,6 +31,10 @@ _NEON = frozenset({"neon"})
 _DOTPROD = _NEON | {"fullfp16", "dotprod"}
 _I8MM = _DOTPROD | {"i8mm", "bf16"}
 
+_IN_ORDER = frozenset(
+    "cortex-a34 cortex-a35 cortex-a53 cortex-a55 cortex-a320 cortex-a510 cortex-a520".split()
+)
+
 
 @dataclass(frozen=True)
 class Target:
@@ -81,9 +85,16 @@ class Target:
         """Vector registers that a product needs beside its sums and one row of weights.
 
         x86 reads an operand of a multiply-add from memory; AArch64 has to load it first, and with 2 registers
-        for that compilers keep some sums on the stack.
+        for that compilers keep some sums on the stack. For cores that execute in order they load far ahead.
         """
-        return 4 if self.architecture == "aarch64" else 2
+        if self.architecture != "aarch64":
+            return 2
+        return 10 if self.in_order else 4
+
+    @property
+    def in_order(self) -> bool:
+        """True if the processor, or one that the code has to suit, starts instructions in their order."""
+        return self.mcpu in _IN_ORDER
 
     @property
     def has_vnni(self) -> bool:

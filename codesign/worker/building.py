@@ -10,6 +10,7 @@ from tvm import relax, tirx
 
 from codesign.pipeline import finish
 from targets.kernels.amx import lower_tiles
+from targets.link import find_linker_for
 
 Answer = tuple[Any, list[memoryview]]
 
@@ -34,7 +35,7 @@ def build_kernels(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer
             errors[symbol] = f"{type(error).__name__}: {error}"[-2000:]
     library = _compile(functions, target, errors)
     if library is not None:
-        _export(library, params["out"])
+        _export(library, params)
     return {"errors": errors}, []
 
 
@@ -48,7 +49,7 @@ def build_model(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
     target = tvm.target.Target(params["target"])
     module = tvm.ir.load_json(blobs[0].decode())
     executable = relax.build(lower_tiles(module), target, relax_pipeline=finish())
-    _export(executable, params["out"])
+    _export(executable, params)
     return {"stats": str(executable.stats())}, []
 
 
@@ -72,5 +73,8 @@ def _compile(
     return tvm.compile(lower_tiles(tvm.IRModule(good)), target=target) if good else None
 
 
-def _export(executable: Any, path: str) -> None:
-    executable.export_library(path)
+def _export(executable: Any, params: Mapping[str, Any]) -> None:
+    """Link for the machine that the code is for: that of the host where a GPU runs the kernels."""
+    target = params["target"]
+    triple = str(target.get("host", target).get("mtriple", ""))
+    executable.export_library(params["out"], fcompile=find_linker_for(triple))

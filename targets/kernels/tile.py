@@ -28,6 +28,7 @@ from targets.kernels.blocks import (
 )
 from targets.kernels.intrin import dot_name, madd_name
 from targets.kernels.intrin_bf16 import IMPORT, dot2_code, dot2_name
+from targets.kernels.intrin_lanes import inputs_of, lanes_name
 from targets.kernels.intrin_load import load_name
 from targets.kernels.linear import ROW_SLACK, row_position
 from targets.target import Target
@@ -56,13 +57,17 @@ def tiles(func: tirx.PrimFunc, target: Target, int8: bool) -> list[Tile]:
     sch = new_schedule(func)
     nodes = flow(sch)
     *_, rows, _, nb = (int(d) for d in written(sch, nodes[anchor_in(nodes)].block).shape)
-    options = row_options(max(1, rows - ROW_SLACK), nb, target, int8)
+    by_lanes = takes_vectors(sch, nodes[anchor_in(nodes)].block, target)
+    options = row_options(max(1, rows - ROW_SLACK), nb, target, int8, by_lanes)
     return [Tile(r) for r in options[:6]] + [Tile(r, rows_first=False) for r in options[:2]]
 
 
-def row_options(rows: int, nb: int, target: Target, int8: bool = False) -> list[int]:
+def row_options(
+    rows: int, nb: int, target: Target, int8: bool = False, by_lanes: bool = False
+) -> list[int]:
     """How many of ``rows`` rows a register tile of ``nb`` outputs may have, best guess first.
 
+    ``by_lanes`` if the product takes whole vectors of inputs, see `takes_vectors`.
     The rule counts the rows computed, surplus ones of the last tile included, and a quarter of a row
     for what every tile costs besides (loads of the weights, clearing, storing).
     """
@@ -71,24 +76,81 @@ def row_options(rows: int, nb: int, target: Target, int8: bool = False) -> list[
     weights = columns
     if int8 and target.architecture == "aarch64" and target.dot != "usdot":
         weights += columns  # and what is made of them: they as int16, or their sums
-    most = max(1, (target.registers - weights - target.operands) // columns)
+    free = target.registers - weights - target.operands
+    if by_lanes:
+        free = lanes_registers(nb, target)
+    most = max(1, free // columns)
     options = [r for r in ROW_OPTIONS if r <= min(most, rows)]
     return sorted(options, key=lambda r: (-(-rows // r) * (r + 0.25), -r))
 
 
 def tile_product(sch: s_tir.Schedule, target: Target, tile: Tile) -> None:
     """Schedule a fused float32 matrix product, dense or sparse."""
-    multiply_in_tile(sch, *open_tile(sch, target, tile))
+    multiply_in_tile(sch, *open_tile(sch, target, tile), target)
 
 
-def multiply_in_tile(sch: s_tir.Schedule, anchor: Block, inside: Loop) -> None:
-    """Bring a float32 product under the loop ``inside`` over tiles, its accumulators into registers."""
+def multiply_in_tile(
+    sch: s_tir.Schedule,
+    anchor: Block,
+    inside: Loop,
+    target: Target,
+    placed: Callable[[], None] = lambda: None,
+) -> None:
+    """``multiply_int8`` of float32."""
     (*_, r, o, j), reduction = bring(sch, anchor, inside)
+    if takes_vectors(sch, anchor, target):
+        multiply_lanes(sch, anchor, (r, o, j), reduction, target, placed)
+        return
     sch.reorder(o, *reduction, r, j)
     sch.unroll(r)
     sch.vectorize(j)
     clear_accumulators(sch, anchor, reduction[0])
     load_ahead(sch, anchor, reduction[-1])
+    placed()
+
+
+def lanes_registers(outputs: int, target: Target) -> int:
+    """Registers for the sums of a product by whole vectors of inputs.
+
+    The weights of all inputs of a vector are in as many registers as there are outputs. As many more are left
+    free: compilers load ahead, and for cores that do not reorder instructions they do so over several steps.
+    """
+    return target.registers - 2 * outputs
+
+
+def takes_vectors(sch: s_tir.Schedule, anchor: Block, target: Target) -> bool:
+    """True if a product is done by whole vectors of inputs, each of their numbers by weights.
+
+    Not where inputs are no whole vectors, or lie anywhere, as those of a sparse product.
+    """
+    buffer = written(sch, anchor)
+    if index_reads(sch, anchor) or lanes_name(target, str(buffer.dtype), int(buffer.shape[-1])) is None:
+        return False
+    inputs = extent(sch, sch.get_loops(anchor)[-1])
+    return inputs % inputs_of(target, str(buffer.dtype)) == 0
+
+
+def multiply_lanes(
+    sch: s_tir.Schedule,
+    anchor: Block,
+    tile: tuple[Loop, Loop, Loop],
+    reduction: Sequence[Loop],
+    target: Target,
+    placed: Callable[[], None] = lambda: None,
+) -> None:
+    """The product of a tile (row, block, output) by whole vectors of inputs; ``placed`` as in `multiply_int8`."""
+    r, o, j = tile
+    dtype = str(written(sch, anchor).dtype)
+    name = lanes_name(target, dtype, extent(sch, j))
+    *outer, k = reduction
+    k, vector = sch.split(k, [None, inputs_of(target, dtype)])
+    sch.reorder(*outer, k, o, r, vector, j)
+    *_, blocks, rows, columns = sch.get_loops(sch.decompose_reduction(anchor, [*outer, k][0]))
+    for loop in (o, r, blocks, rows):
+        sch.unroll(loop)
+    sch.vectorize(columns)
+    placed()
+    sch.tensorize(vector, name)
 
 
 def load_ahead(sch: s_tir.Schedule, anchor: Block, step: Loop) -> None:

@@ -31,6 +31,7 @@ from targets.kernels.tile import (
     multiply_in_tile,
     multiply_int8,
     row_options,
+    takes_vectors,
     weights_read,
 )
 from targets.target import Target
@@ -65,7 +66,8 @@ def conv_tiles(func: tirx.PrimFunc, target: Target, int8: bool = False) -> list[
     _, anchor, rest = parts(sch)
     nb = int(written(sch, anchor.block).shape[-1])
     columns = int(written(sch, rest[-1].block).shape[2])
-    options = row_options(columns, nb, target, int8)
+    by_lanes = takes_vectors(sch, anchor.block, target)
+    options = row_options(columns, nb, target, int8, by_lanes)
     rows_first = [ConvTile(c) for c in options[:6]]
     windows_first = [ConvTile(c, rows_first=False) for c in options[:2]]
     position = weights_read(sch, anchor.block)
@@ -148,8 +150,7 @@ def tile_conv(
     elif int8:
         multiply_int8(sch, anchor.block, inside, target, place_strips)
     else:
-        multiply_in_tile(sch, anchor.block, inside)
-        place_strips()
+        multiply_in_tile(sch, anchor.block, inside, target, place_strips)
 
 
 def fill_strips(sch: s_tir.Schedule, strips: Block, target: Target) -> Loop:

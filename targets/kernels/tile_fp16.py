@@ -13,7 +13,15 @@ from tvm import s_tir, tirx
 
 from targets.kernels.blocks import Block, Loop, anchor_in, bring, flow, new_schedule, written
 from targets.kernels.linear import ROW_SLACK
-from targets.kernels.tile import ROW_OPTIONS, Tile, clear_accumulators, open_tile
+from targets.kernels.tile import (
+    ROW_OPTIONS,
+    Tile,
+    clear_accumulators,
+    lanes_registers,
+    multiply_lanes,
+    open_tile,
+    takes_vectors,
+)
 from targets.kernels.tile_conv import ConvTile, parts, tile_conv
 from targets.target import Target
 
@@ -37,7 +45,10 @@ def fp16_rows(rows: int, outputs: int, target: Target) -> list[int]:
     What a tile costs besides its products, adding to float32 sums above all, counts as much as a row.
     """
     columns = -(-outputs // (2 * target.lanes))
-    most = max(1, (target.registers - columns - 2) // columns)
+    free = target.registers - columns - 2
+    if target.architecture == "aarch64":
+        free = lanes_registers(2 * target.lanes, target) // (2 if target.in_order else 1)
+    most = max(1, free // columns)
     options = [r for r in ROW_OPTIONS if r <= min(most, rows)]
     return sorted(options, key=lambda r: (-(-rows // r) * (r + 1), -r))
 
@@ -74,6 +85,9 @@ def multiply_fp16(
     sch.vectorize(j)
     clear_accumulators(sch, anchor, chunks[0])
     (*_, r, o, j), inputs = bring(sch, short, chunks[-1])
+    if takes_vectors(sch, short, target):
+        multiply_lanes(sch, short, (r, o, j), inputs, target, placed)
+        return
     sch.reorder(*inputs, r, o, j)
     sch.unroll(r)
     sch.unroll(o)

@@ -32,7 +32,7 @@ def pattern_tiles(func: tirx.PrimFunc, target: Target) -> list[int]:
     sch = new_schedule(func)
     product = next(node for node in flow(sch) if node.family)
     vectors = int(written(sch, product.block).shape[-1]) // target.lanes
-    most = min(MOST_VECTORS, target.registers - 4)
+    most = min(MOST_VECTORS, target.registers - 2 - target.operands)
     return [v for v in reversed(VECTOR_OPTIONS) if v <= most and vectors % v == 0][:4]
 
 
