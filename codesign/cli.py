@@ -41,6 +41,21 @@ TargetName = Annotated[
     typer.Option("--target", "-t", help="A name from `codesign targets`; default: this machine."),
 ]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads of the model.")]
+DeviceKey = Annotated[
+    str | None,
+    typer.Option("--device", help="Measure on the devices of this key, over RPC; see `devices`."),
+]
+TrackerAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--tracker",
+        envvar="CODESIGN_TRACKER",
+        help="HOST:PORT of the tracker that knows them; default: 127.0.0.1:9190.",
+    ),
+]
+Cpus = Annotated[
+    str, typer.Option("--cpus", help="Processors of the device to run on, such as 4-7.")
+]
 Dims = Annotated[
     list[str] | None,
     typer.Option("--dim", help="Bind a dynamic dimension, as in --dim seq=128. May be repeated."),
@@ -78,13 +93,27 @@ def parse_dims(pairs: list[str] | None) -> dict[str, int]:
     return dims
 
 
-@app.command(epilog="Example: codesign compile model.onnx --int8 --threads 2 -o build/model")
+@app.command(
+    epilog="Examples: codesign compile model.onnx --int8 --threads 2 -o build/model | "
+    "codesign compile model.onnx -t host -t raspberry-pi-4 -t pixel-8/gpu -o build/all"
+)
 def compile(
     model: Annotated[
         str, typer.Argument(help="An .onnx file, an exported .pt2, or module.py:function.")
     ],
-    target: TargetName = "host",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            "-t",
+            help="A name from `codesign targets`; default: this machine. May be repeated: then a "
+            "folder with a bundle for each.",
+        ),
+    ] = None,
     threads: Threads = 1,
+    device: DeviceKey = None,
+    tracker: TrackerAddress = None,
+    cpus: Cpus = "",
     trials: Annotated[int, typer.Option(min=1, help="Schedules tried for each kernel.")] = 8,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the bundle.")
@@ -109,14 +138,44 @@ def compile(
     as_json: JsonFlag = False,
 ) -> None:
     """Import, lower, tune and build a model without pruning it, and write a bundle."""
-    from codesign.compile import compile_model
+    from codesign.compile import Formats, compile_model
+    from codesign.compile_many import compile_targets
     from codesign.progress import progress_for
 
+    names = target or ["host"]
+    if len(names) > 1:
+        if device is not None:
+            raise UserError(
+                "a device is one target", got=f"--device {device} and {len(names)} targets",
+                allowed="--device with one --target, or none",
+            )  # fmt: skip
+        formats = Formats(int8, int8_attention, bf16, fp16, codebook)
+        with progress_for(as_json) as progress:
+            made = compile_targets(
+                model,
+                names,
+                threads=threads,
+                trials=trials,
+                output=output,
+                formats=formats,
+                dims=parse_dims(dim),
+                progress=progress,
+            )
+        if as_json:
+            emit(made.as_dict())
+        else:
+            out.print(made.table())
+        if not made.ok:
+            raise typer.Exit(2)
+        return
     with progress_for(as_json) as progress:
         built = compile_model(
             model,
-            target=target,
+            target=names[0],
             threads=threads,
+            device=device,
+            tracker=tracker,
+            cpus=cpus,
             trials=trials,
             output=output,
             int8=int8,
@@ -145,6 +204,9 @@ def sweep(
         str | None, typer.Option("--target", "-t", help="Overrides the file.")
     ] = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Overrides.")] = None,
+    device: DeviceKey = None,
+    tracker: TrackerAddress = None,
+    cpus: Cpus = "",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Overrides.")] = None,
     max_latency_ms: Annotated[
         float | None, typer.Option(help="Goal: at most this latency.")
@@ -175,6 +237,9 @@ def sweep(
         load_config(config),
         target=target,
         threads=threads,
+        device=device,
+        tracker=tracker,
+        cpus=cpus or None,
         output=output,
         max_latency_ms=max_latency_ms,
         min_quality=min_quality,
