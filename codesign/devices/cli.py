@@ -50,7 +50,9 @@ def tracker(
     from codesign.devices.tracker import bind, serve_tracker
 
     if not wire.is_loopback(host):
-        print(EXPOSED.format(host=host).replace("on this device", "on the devices"), file=sys.stderr)
+        print(
+            EXPOSED.format(host=host).replace("on this device", "on the devices"), file=sys.stderr
+        )
     try:
         listening = bind(host, port)
     except OSError as error:
@@ -244,7 +246,9 @@ def require_key(status: dict[str, Any], key: str, tracker: Address) -> None:
 
 def no_such(status: dict[str, Any], which: str, tracker: Address) -> UserError:
     """No device of this key or address."""
-    there = sorted({s["key"] for s in status["servers"]} | {s["address"] for s in status["servers"]})
+    there = sorted(
+        {s["key"] for s in status["servers"]} | {s["address"] for s in status["servers"]}
+    )
     return UserError(
         "the tracker knows no such device",
         got=which,

@@ -49,7 +49,9 @@ class WorkFolder:
         base = os.path.realpath(self.path)
         path = os.path.realpath(os.path.join(base, name))
         if path != base and not path.startswith(base + os.sep):
-            raise RefusedError(f"refused: {name!r} leads out of the session's work folder by a link")
+            raise RefusedError(
+                f"refused: {name!r} leads out of the session's work folder by a link"
+            )
         return Path(path)
 
     def save(self, name: str, data: bytes) -> None:
