@@ -161,7 +161,7 @@ def hardware_capabilities(root: Path = Path("/")) -> tuple[int, int]:
     pairs = struct.iter_unpack(
         "=QQ" if word == 8 else "=II", data[: len(data) // (2 * word) * 2 * word]
     )
-    values: dict[int, int] = {key: value for key, value in pairs}
+    values: dict[int, int] = dict(pairs)
     if _AT_HWCAP not in values:
         with contextlib.suppress(OSError, AttributeError):
             ask = ctypes.CDLL(None).getauxval

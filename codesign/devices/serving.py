@@ -155,6 +155,6 @@ def serve(options: ServerOptions) -> int:
     if not options.fork:
         from codesign.devices.inprocess import prepare
 
-        server.ready_without_fork(prepare())
+        server.serve_here(prepare())
     server.run()
     return 0

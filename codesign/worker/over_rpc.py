@@ -6,6 +6,7 @@ session and, where the device runs our server, beyond it; weights that bundles s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -44,15 +45,18 @@ def open_session(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
     Returns:
         What the device tells of itself; ``stock`` is true if it does not run our server.
     """
-    place.move(None)
+    close_session({}, ())
     there = OverRpc(params)
     place.move(there)
     return there.told, []
 
 
 def close_session(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
-    """Give the device back."""
+    """Give the device back, whatever still holds on to the session."""
+    there = place.place()
     place.move(None)
+    if isinstance(there, OverRpc):
+        there.close()
     return None, []
 
 
@@ -85,6 +89,11 @@ class OverRpc:
         if params.get("cpus"):
             self.told["pinned"] = self.ask("device.pin", params["cpus"])
         self._use_threads(int(params["threads"]))
+
+    def close(self) -> None:
+        """End the session on the device."""
+        with contextlib.suppress(Exception):  # it may be gone already
+            self._session.get_function("CloseRPCConnection")()
 
     def function(self, name: str) -> Any:
         """A function of the device by its full name; None if there is none."""
