@@ -18,6 +18,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from codesign.devices.cli import DEFAULT_TRACKER, TrackerAt, devices_app
 from codesign.errors import UserError
 from codesign.versions import require
 from targets.errors import CodesignError
@@ -30,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+app.add_typer(devices_app, name="devices")
 out = Console() if sys.stdout.isatty() else Console(width=160)  # files and pipes have no width
 err = Console(stderr=True)
 
@@ -45,7 +47,7 @@ Dims = Annotated[
 ]
 
 
-NEEDS_NO_TVM = ("doctor", "report", "records")
+NEEDS_NO_TVM = ("devices", "doctor", "report", "records")
 
 
 @app.callback()
@@ -320,12 +322,29 @@ def targets(as_json: JsonFlag = False) -> None:
         out.print(targets_table())
 
 
-@app.command(epilog="Example: codesign doctor")
-def doctor(as_json: JsonFlag = False) -> None:
+@app.command(
+    epilog="Examples: codesign doctor | codesign doctor --device pi5 --tracker 192.168.1.10:9190"
+)
+def doctor(
+    device: Annotated[
+        str | None, typer.Option("--device", help="Check a device of this key, not this machine.")
+    ] = None,
+    tracker: TrackerAt = DEFAULT_TRACKER,
+    machine: Annotated[
+        str | None, typer.Option(help="The device's `uname -m`, if its server does not tell.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
     """Check versions, linker, processor and a real kernel; say the command that mends what is wrong."""
     from codesign.doctor import examine, healthy
 
-    checks = examine()
+    if device is None:
+        checks = examine()
+    else:
+        from codesign.devices.doctor import examine_device
+        from codesign.devices.serving import tracker_address
+
+        checks = examine_device(device, tracker_address(tracker), machine=machine)
     if as_json:
         emit([check.to_json() for check in checks])
     else:
