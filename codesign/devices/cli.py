@@ -14,6 +14,7 @@ import typer
 
 from codesign.devices import wire
 from codesign.devices.client import TrackerClient
+from codesign.devices.emulate import emulate
 from codesign.devices.serving import EXPOSED, make_options, serve, tracker_address
 from codesign.devices.wire import Address
 from codesign.errors import UserError
@@ -23,6 +24,9 @@ devices_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
+devices_app.command(
+    epilog="Examples: codesign devices emulate arm64 | codesign devices emulate arm64 --devices 2"
+)(emulate)
 
 TrackerAt = Annotated[
     str, typer.Option("--tracker", envvar="CODESIGN_TRACKER", help="HOST:PORT of the tracker.")
@@ -50,7 +54,9 @@ def tracker(
     from codesign.devices.tracker import bind, serve_tracker
 
     if not wire.is_loopback(host):
-        print(EXPOSED.format(host=host).replace("on this device", "on the devices"), file=sys.stderr)
+        print(
+            EXPOSED.format(host=host).replace("on this device", "on the devices"), file=sys.stderr
+        )
     try:
         listening = bind(host, port)
     except OSError as error:
@@ -244,7 +250,9 @@ def require_key(status: dict[str, Any], key: str, tracker: Address) -> None:
 
 def no_such(status: dict[str, Any], which: str, tracker: Address) -> UserError:
     """No device of this key or address."""
-    there = sorted({s["key"] for s in status["servers"]} | {s["address"] for s in status["servers"]})
+    there = sorted(
+        {s["key"] for s in status["servers"]} | {s["address"] for s in status["servers"]}
+    )
     return UserError(
         "the tracker knows no such device",
         got=which,

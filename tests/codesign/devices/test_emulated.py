@@ -169,8 +169,8 @@ def alive(pid):
 
 @pytest.mark.slow
 def test_the_command_says_where_they_are_and_ends_on_a_signal(emulated_root):
-    program = "import typer; from codesign.devices.emulate import emulate; typer.run(emulate)"
-    command = [sys.executable, "-c", program, "--port", "0", "--key", "mine"]
+    words = ["devices", "emulate", "arm64", "--port", "0", "--key", "mine"]
+    command = [sys.executable, "-m", "codesign", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -221,15 +221,15 @@ def test_no_tracker_is_told():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = Address(*free.getsockname())
-    with pytest.raises(UserError, match="no tracker") as caught:
+    with pytest.raises(UserError, match="no tracker answers") as caught:
         ready_devices(place)
-    assert "--tracker" in caught.value.next
+    assert "codesign devices tracker" in caught.value.next
 
 
 @pytest.mark.parametrize("given", ["", "host:port:", "localhost:99999"])
 def test_an_address_that_is_none_is_refused(given, fake_root, tmp_path):
     with (
-        pytest.raises(UserError, match="could not be read"),
+        pytest.raises(UserError, match="no address of a tracker"),
         emulated_devices(1, tracker=given, root=fake_root, folder=tmp_path),
     ):
         pass
