@@ -14,6 +14,7 @@ import typer
 
 from codesign.devices import wire
 from codesign.devices.client import TrackerClient
+from codesign.devices.emulate import emulate
 from codesign.devices.serving import EXPOSED, make_options, serve, tracker_address
 from codesign.devices.wire import Address
 from codesign.errors import UserError
@@ -23,6 +24,9 @@ devices_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
+devices_app.command(
+    epilog="Examples: codesign devices emulate arm64 | codesign devices emulate arm64 --devices 2"
+)(emulate)
 
 TrackerAt = Annotated[
     str, typer.Option("--tracker", envvar="CODESIGN_TRACKER", help="HOST:PORT of the tracker.")

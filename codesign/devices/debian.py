@@ -17,6 +17,11 @@ from pathlib import Path
 
 from codesign.errors import UserError
 
+
+class UnreachableError(UserError):
+    """What has to be downloaded is not to be had from here, now."""
+
+
 _URI = re.compile(r"^'(?P<uri>[^']+)' (?P<file>[^/\s]+\.deb) (?P<size>\d+)(?: (?P<hash>\S+))?$")
 _FILE = re.compile(
     r"^(?P<name>[a-z0-9][a-z0-9+.-]*)_(?P<version>[^_]+)_(?P<architecture>\w+)\.deb$"
@@ -125,12 +130,12 @@ class Apt:
         """The packages and all that they depend on.
 
         Raises:
-            UserError: no source has them, with what apt said.
+            UnreachableError: no source has them, with what apt said.
         """
         done = self._run("install", "-y", "-qq", "--print-uris", *names)
         if done.returncode or not (found := parse_uris(done.stdout)):
             said = "\n".join(filter(None, [self._complaint, _complaints(done.stderr)]))
-            raise UserError(
+            raise UnreachableError(
                 f"apt offers no {' and '.join(names)} for {self._architecture}",
                 got=said or f"exit status {done.returncode}",
                 allowed=_ALLOWED,
@@ -143,13 +148,13 @@ class Apt:
         """The files of ``packages``; apt verifies them against the signed lists.
 
         Raises:
-            UserError: a download failed.
+            UnreachableError: a download failed.
         """
         exact = [f"{p.name}={p.version}" for p in packages]
         done = self._run("install", "-y", "-qq", "--download-only", *exact)
         files = [self._archives / p.file for p in packages]
         if done.returncode or not all(file.is_file() for file in files):
-            raise UserError(
+            raise UnreachableError(
                 f"Debian packages for {self._architecture} were not downloaded",
                 got=_complaints(done.stderr) or f"exit status {done.returncode}",
                 allowed=_ALLOWED,

@@ -9,15 +9,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from codesign.devices.emulated import KEY, EmulatedDevice, Fleet, emulated_devices
-from codesign.devices.emulator import ARCHITECTURE, PROCESSOR, make_root
+from codesign.devices.emulator import ARCHITECTURE, KEY, PROCESSOR, make_root
 from codesign.devices.wire import TRACKER_PORT
 from codesign.errors import UserError
+
+if TYPE_CHECKING:
+    from codesign.devices.emulated import EmulatedDevice, Fleet
 
 _err = Console(stderr=True)
 
@@ -27,7 +29,8 @@ def emulate(
     devices: Annotated[int, typer.Option("--devices", min=1, max=64, help="How many.")] = 1,
     key: Annotated[str, typer.Option("--key", help="Key under which clients ask for one.")] = KEY,
     tracker: Annotated[
-        str | None, typer.Option("--tracker", help="HOST:PORT; default: one of their own.")
+        str | None,
+        typer.Option(envvar="CODESIGN_TRACKER", help="HOST:PORT; default: one of their own."),
     ] = None,
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="Of their own tracker; 0: any.")
@@ -49,6 +52,8 @@ def emulate(
 
     The first call downloads Debian's arm64 Python (by apt) and TVM (by pip) into the user's cache, 130 MB.
     """
+    from codesign.devices.emulated import emulated_devices
+
     if architecture not in (ARCHITECTURE, "aarch64"):
         raise UserError("this architecture is not emulated", got=architecture, allowed=ARCHITECTURE)
     root = make_root(say=_say)

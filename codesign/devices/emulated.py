@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from codesign.devices import wire
-from codesign.devices.emulator import PROCESSOR, EmulatedRoot, make_root
+from codesign.devices.client import TrackerClient
+from codesign.devices.emulator import KEY, PROCESSOR, EmulatedRoot, make_root
+from codesign.devices.serving import tracker_address
 from codesign.devices.tracker import TrackerThread
-from codesign.devices.wire import Address, Code
+from codesign.devices.wire import Address
 from codesign.errors import UserError
 from targets.errors import CodesignError
 
-KEY = "emulated-arm64"
 _START_SECONDS = 180.0
 _END_SECONDS = 10.0
-_ASK_SECONDS = 10.0
-_READY = ("free", "busy")
+_READY = ("free", "busy", None)  # TVM's tracker knows no states
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def emulated_devices(
     count: int = 1,
     key: str = KEY,
     *,
-    tracker: str | Address | None = None,
+    tracker: str | None = None,
     tracker_port: int = 0,
     host: str = "127.0.0.1",
     folder: Path | None = None,
@@ -126,9 +126,9 @@ def emulated_devices(
             folder = Path(stack.enter_context(_temporary_folder()))
         folder.mkdir(parents=True, exist_ok=True)
         if tracker is None:
-            address = stack.enter_context(TrackerThread(port=tracker_port)).address
+            address = stack.enter_context(_own_tracker(tracker_port)).address
         else:
-            address = _address(tracker)
+            address = tracker_address(tracker)
         ready_devices(address)  # one that is not there is told at once
         devices: list[EmulatedDevice] = []
         stack.callback(_end, devices)
@@ -149,37 +149,13 @@ def emulated_devices(
 def ready_devices(tracker: Address) -> set[int]:
     """Ports of the servers that a tracker can hand out now or has handed out.
 
-    TVM's own tracker does not tell whether a server is ready; what has registered there counts.
-
     Raises:
         UserError: there is no tracker.
     """
-    try:
-        try:
-            servers = _ask(tracker, Code.STATUS)["servers"]
-            found = [s["address"] for s in servers if s["state"] in _READY]
-            return {wire.parse_address(address).port for address in found}
-        except wire.WireError:
-            return {int(s["addr"][1]) for s in _ask(tracker, Code.SUMMARY)["server_info"]}
-    except (OSError, wire.WireError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"there is no tracker at {tracker}",
-            got=f"{type(error).__name__}: {error}",
-            next="leave --tracker out: one is started",
-        ) from error
-
-
-def _ask(tracker: Address, code: Code) -> Any:
-    until = time.monotonic() + _ASK_SECONDS
-    with socket.create_connection((tracker.host, tracker.port), _ASK_SECONDS) as connection:
-        connection.sendall(wire.magic(wire.TRACKER_MAGIC))
-        if wire.read_exactly(connection, 4, until) != wire.magic(wire.TRACKER_MAGIC):
-            raise ConnectionError("it speaks another protocol")
-        connection.sendall(wire.frame([code]))
-        status, answer = wire.read_frame(connection, until)
-    if status != Code.SUCCESS:
-        raise wire.WireError(f"answer {status}")
-    return answer
+    with TrackerClient(tracker) as client:
+        servers = client.status()["servers"]
+    ready = [s["address"] for s in servers if s["state"] in _READY]
+    return {wire.parse_address(address).port for address in ready}
 
 
 def _start(command: list[str], name: str, address: Address, folder: Path) -> EmulatedDevice:
@@ -232,6 +208,17 @@ def _end(devices: Sequence[EmulatedDevice]) -> None:
             device.process.wait()
 
 
+def _own_tracker(port: int) -> TrackerThread:
+    try:
+        return TrackerThread(port=port)
+    except OSError as error:
+        raise UserError(
+            "the tracker of the emulated devices cannot listen",
+            got=f"127.0.0.1:{port}: {error.strerror or error}",
+            next=f"--tracker 127.0.0.1:{port} if a tracker runs there, else --port 0",
+        ) from error
+
+
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="codesign-emulated-", ignore_cleanup_errors=True)
 
@@ -240,14 +227,3 @@ def _free_port(host: str) -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
-
-
-def _address(text: str | Address) -> Address:
-    if isinstance(text, Address):
-        return text
-    try:
-        return wire.parse_address(text, wire.TRACKER_PORT)
-    except ValueError as error:
-        raise UserError(
-            "a tracker's address could not be read", got=text, allowed="HOST:PORT"
-        ) from error

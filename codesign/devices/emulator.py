@@ -44,6 +44,8 @@ WHEELS = (*(f"{name}=={version}" for name, version in PINNED.items()), "numpy", 
 """Python packages, with all that they depend on."""
 LEFT_OUT = ("tvm/lib/libtvm_compiler.so",)
 """240 MB that a device does not need: it runs what was compiled elsewhere. TVM does without by itself."""
+KEY = "emulated-arm64"
+"""Under which emulated devices are asked for, if nothing else is said."""
 PROCESSOR = "max"
 """QEMU's name of a processor that has every feature it knows; `cortex-a76` has dot products, not i8mm."""
 

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
+from codesign.devices.debian import UnreachableError
 from codesign.errors import UserError
 
 _SECONDS = 1800
@@ -48,7 +49,8 @@ def fetch(
         platforms: their platform tags.
 
     Raises:
-        UserError: no pip, no such wheels, or no way to them.
+        UnreachableError: no such wheels, or no way to them.
+        UserError: no pip.
     """
     command = pip()
     if command is None:
@@ -69,7 +71,7 @@ def fetch(
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError("pip failed", got=str(error)) from error
     if done.returncode:
-        raise UserError(
+        raise UnreachableError(
             f"wheels for {platforms[0]} were not downloaded",
             got=done.stderr.strip()[-2000:],
             allowed="an index that has " + ", ".join(requirements),

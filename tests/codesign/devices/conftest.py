@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,14 +19,19 @@ from codesign.devices.client import TrackerClient
 from codesign.devices.tracker import TrackerThread
 from codesign.devices.wire import Address, parse_address
 
+if TYPE_CHECKING:
+    from codesign.devices.emulated import Fleet
+    from codesign.devices.emulator import EmulatedRoot
+
 ROOT = Path(__file__).resolve().parents[3]
-HANG_SECONDS = 120
+HANG_SECONDS, SLOW_SECONDS = 120, 900
 
 
 @pytest.fixture(autouse=True)
-def no_hang() -> Iterator[None]:
+def no_hang(request: pytest.FixtureRequest) -> Iterator[None]:
     """TVM's client may wait for ever, out of reach of any time-out in Python."""
-    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+    slow = request.node.get_closest_marker("slow") is not None
+    faulthandler.dump_traceback_later(SLOW_SECONDS if slow else HANG_SECONDS, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
 
@@ -120,3 +125,29 @@ def status(tracker: TrackerThread) -> Callable[[], dict[str, Any]]:
             return client.status()
 
     return ask
+
+
+@pytest.fixture(scope="session")
+def emulated_root() -> EmulatedRoot:
+    """The folder of the emulated device; skips where it can neither be found nor be made."""
+    from codesign.devices.debian import UnreachableError
+    from codesign.devices.emulator import lacking, make_root
+
+    if (absent := lacking()) is not None:
+        pytest.skip(absent)
+    try:
+        return make_root()
+    except UnreachableError as error:
+        pytest.skip(f"no network: {error}")
+
+
+@pytest.fixture(scope="session")
+def emulated_fleet(emulated_root: EmulatedRoot) -> Iterator[Fleet]:
+    """Two emulated devices under one key, with a tracker of their own, for the whole run of the tests.
+
+    A session takes one of them for itself: let go of all that belongs to it.
+    """
+    from codesign.devices.emulated import emulated_devices
+
+    with emulated_devices(2, root=emulated_root) as fleet:
+        yield fleet
