@@ -6,7 +6,7 @@ holds them strides over all heads, by a multiple of the page size for common wid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -29,6 +29,7 @@ from targets.kernels.blocks import (
     vectorize_own,
     written,
 )
+from targets.kernels.intrin_lanes import lanes_name
 from targets.kernels.rows import partial_reduce, place_reduction, row_lanes, vectorize_chunks
 from targets.target import Target
 
@@ -111,13 +112,15 @@ def schedule_attention(sch: s_tir.Schedule, target: Target, point: Attend) -> No
         sch.parallel(head)
     sch.unroll(row)
     vectorize_last(sch, block["o"], gcd(dim, 2 * target.lanes))
-    weigh_values(sch, block["mixed"], tile, target)
+    mixed = weigh_values(sch, block["mixed"], tile, target)
     place_softmax(sch, block, group, target)
-    score_keys(sch, block["score"], block["product"], group, point.rows, target)
+    product = score_keys(sch, block["score"], block["product"], group, point.rows, target)
     for name in ("values", "keys"):
         sch.compute_at(block[name], head)
     vectorize_last(sch, block["values"], gcd(dim, 2 * target.lanes))
     sch.reorder(*reversed(loops_under(sch, block["keys"], head)))
+    for finish in (mixed, product):  # TVM 0.27 places no producer of a block that has been tensorised
+        finish()
 
 
 _BLOCKS = {
@@ -132,25 +135,38 @@ def named(sch: s_tir.Schedule, nodes: Sequence[Node]) -> dict[str, Node]:
     return {"o" if n.output else sch.get(n.block).name_hint: n for n in nodes}
 
 
-def weigh_values(sch: s_tir.Schedule, mixed: Block, tile: Loop, target: Target) -> None:
-    """The product of probabilities and values for one tile of query rows."""
+def weigh_values(
+    sch: s_tir.Schedule, mixed: Block, tile: Loop, target: Target
+) -> Callable[[], None]:
+    """The product of probabilities and values for one tile of query rows; what is returned ends it."""
     (*_, row, c), (t,) = bring(sch, mixed, tile)
     co, ci = sch.split(c, [None, gcd(extent(sch, c), 2 * target.lanes)])
     sch.reorder(co, t, row, ci)
     sch.unroll(co)
-    register_tile(sch, mixed, t, row, ci)
+    return register_tile(sch, mixed, t, row, ci, target)
 
 
 def register_tile(
-    sch: s_tir.Schedule, block: Block, reduction: Loop, row: Loop, column: Loop
-) -> None:
-    """Unroll and vectorise a product whose accumulators stay in registers."""
+    sch: s_tir.Schedule, block: Block, reduction: Loop, row: Loop, column: Loop, target: Target
+) -> Callable[[], None]:
+    """Unroll and vectorise a product whose accumulators stay in registers.
+
+    What is returned makes instructions of it, once all that it reads is in its place.
+    """
+    name = lanes_name(target, "float32", extent(sch, column))
+    if extent(sch, reduction) % target.lanes:
+        name = None
     sch.unroll(row)
-    sch.vectorize(column)
+    if name is None:
+        sch.vectorize(column)
+    else:
+        reduction, vector = sch.split(reduction, [None, target.lanes])
+        sch.reorder(reduction, row, vector, column)
     init = sch.decompose_reduction(block, reduction)
     *_, rows, columns = sch.get_loops(init)
     sch.unroll(rows)
     sch.vectorize(columns)
+    return lambda: None if name is None else sch.tensorize(vector, name)
 
 
 def place_softmax(
@@ -171,8 +187,8 @@ def place_softmax(
 
 def score_keys(
     sch: s_tir.Schedule, score: Block, product: Block, group: Loop, rows: int, target: Target
-) -> None:
-    """The products of queries and keys for a group of rows, scaled, biased and masked."""
+) -> Callable[[], None]:
+    """The products of queries and keys for a group of rows, scaled, biased and masked; as `weigh_values`."""
     (*_, row, j), _ = bring(sch, score, group, scope="global")
     tile, row = sch.split(row, [None, rows])
     jo, ji = sch.split(j, [None, gcd(extent(sch, j), 2 * target.lanes)])
@@ -182,4 +198,4 @@ def score_keys(
     sch.vectorize(ji)
     (*_, row, j), (d,) = bring(sch, product, inside)
     sch.reorder(d, row, j)
-    register_tile(sch, product, d, row, j)
+    return register_tile(sch, product, d, row, j, target)
