@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from targets.cpu import this_processor
 from targets.errors import TargetError
+from targets.features import AARCH64, check_known, closed
 from targets.gpu import Gpu
 
 if TYPE_CHECKING:
@@ -127,17 +131,62 @@ class Target:
             raise TargetError("a target needs a thread", got=str(threads), allowed="1 or more")
         return replace(self, threads=threads)
 
+    def with_features(self, names: tuple[str, ...]) -> Target:
+        """The same target where the code may use more features; its name says which.
+
+        Raises:
+            TargetError: a feature that the architecture does not have.
+        """
+        known = AARCH64 if self.architecture == "aarch64" else X86_FEATURES
+        check_known(names, known, f"target {self.name}")
+        more = closed(names) if self.architecture == "aarch64" else frozenset(names)
+        name = "+".join([self.name, *sorted(set(names))])
+        return replace(self, name=name, features=self.features | more)
+
     def tvm(self) -> tvm.target.Target:
-        """This target as TVM knows it."""
+        """This target as TVM knows it; for a GPU, with its host.
+
+        OpenCL promises no work item that it runs in step with another, so TVM is not told the width of a
+        subgroup: where it knows one it leaves out barriers.
+        """
         import tvm
 
-        made = {"kind": self.kind, "mcpu": self.mcpu, "num-cores": self.threads}
-        if (
-            self.architecture == "aarch64"
-        ):  # its processors are told apart by features, not by names
-            features = [f"+{name}" for name in sorted(self.features)]
-            made |= {"mtriple": self.triple or "aarch64-linux-gnu", "mattr": features}
+        host = self._processor()
+        if self.gpu is None:
+            return tvm.target.Target(host)
+        made: dict[str, Any] = {
+            "kind": self.kind,
+            "keys": ["opencl", "gpu"],
+            "max_threads_per_block": self.gpu.max_threads,
+            "max_num_threads": self.gpu.max_threads,
+            "max_shared_memory_per_block": self.gpu.local_bytes,
+            "host": host,
+        }
+        if self.gpu.family != "opencl":  # what TVM's own schedules look for
+            made |= {"device": self.gpu.family, "keys": [self.gpu.family, "opencl", "gpu"]}
         return tvm.target.Target(made)
+
+    def _processor(self) -> dict[str, Any]:
+        """What runs the host code, as TVM's description of it for LLVM."""
+        made: dict[str, Any] = {"kind": "llvm", "mcpu": self.mcpu, "num-cores": self.threads}
+        if self.architecture == "aarch64":
+            made["mtriple"] = self.triple or "aarch64-linux-gnu"
+        if switches := self._switches():
+            made["mattr"] = switches
+        return made
+
+    def _switches(self) -> list[str]:
+        """LLVM's switches that give the code just the features of this target.
+
+        A name such as ``cortex-x3`` turns on all that the core can do. Android lets programs use less than
+        that (no SVE2 on a Snapdragon 8 Gen 2), and an instruction it forbids ends them.
+        """
+        if self.architecture == "aarch64":
+            excess = AARCH64 - self.features if self.mcpu != "generic" else frozenset()
+            without = [f"-{name}" for name in sorted(excess)]
+            return [*without, *(f"+{name}" for name in sorted(self.features))]
+        known = KNOWN.get(self.mcpu)  # x86 processors are told apart by names
+        return [f"+{name}" for name in sorted(self.features - known.features)] if known else []
 
     def missing(self) -> frozenset[str]:
         """Features that code for this target may use and that this machine lacks."""
@@ -180,7 +229,25 @@ _TABLE = (
 )  # fmt: skip
 
 KNOWN: dict[str, Target] = {t.name: t for t in _TABLE}
-"""Every target by its name; ``host`` and ``this-machine`` stand for the machine itself."""
+"""Every target that this machine may be, by its name; ``host`` and ``this-machine`` stand for the machine itself."""
+
+X86_FEATURES = frozenset().union(*(t.features for t in _TABLE if t.architecture == "x86_64"))
+"""Features of x86 that a target may name."""
+
+PLATFORMS: dict[str, Target] = {
+    t.name: t
+    for t in (
+        Target(
+            "android-arm64", "generic", _NEON, 128, 32, "any 64-bit ARM phone with Android",
+            architecture="aarch64", triple="aarch64-linux-android",
+        ),
+        Target(
+            "linux-arm64", "generic", _NEON, 128, 32, "any 64-bit ARM with Linux",
+            architecture="aarch64", triple="aarch64-linux-gnu",
+        ),
+    )
+}  # fmt: skip
+"""Operating systems on any processor: the base of names such as ``android-arm64+dotprod+fullfp16``."""
 
 HOST_NAMES = ("host", "this-machine")
 
@@ -200,16 +267,61 @@ def host(threads: int = 1) -> Target:
 
 
 def find(name: str, threads: int = 1) -> Target:
-    """The target called ``name``; raises TargetError listing the known ones."""
+    """The target called ``name``.
+
+    Args:
+        name: ``host``, a name of `KNOWN`, of `PLATFORMS` or of the catalog, or a TOML file that describes a
+            device (with ``/little`` or ``/gpu`` behind it for another of its targets); then, if wanted,
+            ``+feature`` for each feature that the code may use beyond that.
+        threads: that the code is made for.
+
+    Raises:
+        TargetError: nothing is called so; or the file or a feature is wrong.
+    """
+    if file := _FILE.fullmatch(name):
+        found = _of_file(Path(file["path"]), file["part"] or "")
+        added = file["added"]
+    else:
+        base, _, rest = name.partition("+")
+        found, added = _named(base), rest and f"+{rest}"
+    if added:
+        found = found.with_features(tuple(added[1:].split("+")))
+    return found.with_threads(threads)
+
+
+_FILE = re.compile(r"(?P<path>.+\.toml)(?P<part>/[\w-]+)?(?P<added>(\+[^/]*)?)", re.DOTALL)
+
+
+def _named(name: str) -> Target:
     if name in HOST_NAMES:
-        return host(threads)
-    if name in KNOWN:
-        return KNOWN[name].with_threads(threads)
-    names = [*HOST_NAMES, *KNOWN]
-    close = difflib.get_close_matches(name, names, n=1)
+        return host()
+    # a description of a device becomes targets, so the catalog is built on this module
+    from targets.catalog import catalog_targets
+
+    known = {**KNOWN, **PLATFORMS, **catalog_targets()}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, [*HOST_NAMES, *known], n=3)
     raise TargetError(
         "unknown target",
         got=name,
-        allowed=", ".join(names),
-        next=f"try --target {close[0]}" if close else "codesign targets lists them",
+        allowed=", ".join([*HOST_NAMES, *KNOWN, *PLATFORMS])
+        + ", a device of the catalog, or a TOML file that describes one",
+        next=f"try --target {' or '.join(near)}" if near else "codesign targets lists them",
     )
+
+
+def _of_file(path: Path, part: str) -> Target:
+    from targets.catalog import library
+    from targets.device_file import read_device
+    from targets.device_targets import device_targets
+
+    device = read_device(path, library())
+    made: Mapping[str, Target] = device_targets(device)
+    if device.name + part not in made:
+        raise TargetError(
+            "the device has no such part",
+            got=f"{path}{part}",
+            allowed=", ".join(f"{path}{name[len(device.name) :]}" for name in made),
+        )
+    return made[device.name + part]
