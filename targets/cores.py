@@ -56,6 +56,12 @@ CLUSTER_L2 = frozenset(
 )
 """Cores whose second-level cache belongs to the cluster, not to the core."""
 
+WITH_SVE2 = frozenset(
+    "cortex-a510 cortex-a520 cortex-a710 cortex-a715 cortex-a720 cortex-a725 cortex-x2 cortex-x3 cortex-x4 "
+    "cortex-x925 neoverse-n2 neoverse-n3 neoverse-v2 neoverse-v3".split()
+)
+"""Cores that have SVE2 wherever they have SVE."""
+
 GENERIC = "generic"
 """LLVM's name for a core that nobody knows."""
 

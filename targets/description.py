@@ -193,8 +193,7 @@ def check_gpu(gpu: GpuDescription, where: str) -> None:
 
 def _cluster(cluster: Cluster, here: str) -> None:
     _name(cluster.name, here)
-    if cluster.core not in CORES:
-        check_known([cluster.core], CORES, f"{here}: core")
+    check_known([cluster.core], CORES, here, "core")
     _range(cluster.count, 1, 1024, f"{here}: count")
     _range(cluster.max_ghz, 0.1, 10.0, f"{here}: max_ghz")
     _range(cluster.l1d_bytes, 1 << 10, 1 << 20, f"{here}: l1d_bytes")

@@ -191,14 +191,15 @@ def to_toml(device: DeviceDescription) -> str:
     row = dump(chip) | {"gpu": named, "cluster": None}
     lines += _table("chip", row)
     for cluster in chip.clusters:
-        lines += _table("chip.cluster", dump(cluster))
+        shared = None if cluster.l2_shared_by == 1 else cluster.l2_shared_by
+        lines += _table("chip.cluster", dump(cluster) | {"l2_shared_by": shared})
     if chip.gpu:
         lines += _table("gpu", dump(chip.gpu))
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
 def _table(name: str, row: Mapping[str, Any]) -> list[str]:
-    told = ((key, value) for key, value in row.items() if value is not None)
+    told = ((key, value) for key, value in row.items() if value is not None and value != [])
     return ["", f"[[{name}]]", *(f"{key} = {_literal(value)}" for key, value in told)]
 
 

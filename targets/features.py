@@ -37,13 +37,15 @@ def closed(features: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def check_known(features: Iterable[str], known: frozenset[str], where: str) -> None:
-    """Raise TargetError for the first feature that is not among the known ones."""
-    for name in features:
+def check_known(
+    names: Iterable[str], known: frozenset[str], where: str, what: str = "feature"
+) -> None:
+    """Raise TargetError for the first name that is not among the known ones; ``what`` they are called."""
+    for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), n=1)
             raise TargetError(
-                f"{where}: unknown feature",
+                f"{where}: unknown {what}",
                 got=name or "an empty name",
                 allowed=", ".join(sorted(known)),
                 next=f"did you mean '{near[0]}'?" if near else f"remove '{name}'",

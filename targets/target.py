@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,8 @@ from targets.gpu import Gpu
 
 if TYPE_CHECKING:
     import tvm
+
+    from targets.description import DeviceDescription
 
 # Only what code generation may use: one that it never does, and a hypervisor may hide (movdiri), must not
 # rule a processor out.
@@ -278,18 +279,44 @@ def find(name: str, threads: int = 1) -> Target:
     Raises:
         TargetError: nothing is called so; or the file or a feature is wrong.
     """
-    if file := _FILE.fullmatch(name):
-        found = _of_file(Path(file["path"]), file["part"] or "")
-        added = file["added"]
+    base, part, added = _split(name)
+    if not base.endswith(_SUFFIX):
+        found = _named(base + part)
     else:
-        base, _, rest = name.partition("+")
-        found, added = _named(base), rest and f"+{rest}"
+        made = _of_device(_read(base))
+        if part not in made:
+            raise TargetError(
+                "the device has no such part", got=f"{base}{part}",
+                allowed=", ".join(base + other for other in made),
+            )  # fmt: skip
+        found = made[part]
     if added:
-        found = found.with_features(tuple(added[1:].split("+")))
+        found = found.with_features(added)
     return found.with_threads(threads)
 
 
-_FILE = re.compile(r"(?P<path>.+\.toml)(?P<part>/[\w-]+)?(?P<added>(\+[^/]*)?)", re.DOTALL)
+def device_of(name: str) -> DeviceDescription | None:
+    """The device to which the target called ``name`` belongs; None for one that belongs to none.
+
+    Raises:
+        TargetError: a file that is wrong.
+    """
+    from targets.catalog import library
+
+    base, _, _ = _split(name)
+    return _read(base) if base.endswith(_SUFFIX) else library().devices.get(base)
+
+
+_SUFFIX = ".toml"
+_NAME = re.compile(r"(?P<base>.+\.toml|[^/+]*)(?P<part>(/[^/+]*)*)(?P<added>(\+[^/]*)?)", re.DOTALL)
+
+
+def _split(name: str) -> tuple[str, str, tuple[str, ...]]:
+    """What a name says: a base or a file, ``/part`` of a device or "", and features."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return name, "", ()
+    return found["base"], found["part"], tuple(found["added"].split("+")[1:])
 
 
 def _named(name: str) -> Target:
@@ -311,17 +338,15 @@ def _named(name: str) -> Target:
     )
 
 
-def _of_file(path: Path, part: str) -> Target:
+def _read(path: str) -> DeviceDescription:
     from targets.catalog import library
     from targets.device_file import read_device
+
+    return read_device(Path(path), library())
+
+
+def _of_device(device: DeviceDescription) -> dict[str, Target]:
     from targets.device_targets import device_targets
 
-    device = read_device(path, library())
-    made: Mapping[str, Target] = device_targets(device)
-    if device.name + part not in made:
-        raise TargetError(
-            "the device has no such part",
-            got=f"{path}{part}",
-            allowed=", ".join(f"{path}{name[len(device.name) :]}" for name in made),
-        )
-    return made[device.name + part]
+    made = device_targets(device)
+    return {name.removeprefix(device.name): target for name, target in made.items()}
