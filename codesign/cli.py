@@ -376,15 +376,24 @@ def widths(
         out.print(measured.table())
 
 
-@app.command(epilog="Example: codesign targets --json")
-def targets(as_json: JsonFlag = False) -> None:
-    """List the targets that can be compiled for, and what this machine is."""
-    from codesign.listing import targets_dict, targets_table
+@app.command(
+    epilog="Examples: codesign targets | codesign targets pixel-8 | codesign targets my-phone.toml --json"
+)
+def targets(
+    name: Annotated[
+        str | None, typer.Argument(help="One of them, or a TOML file that describes a device.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List the targets that can be compiled for, and what this machine is; or explain one."""
+    from codesign.listing import targets_dict, targets_tables
+    from codesign.target_page import target_dict, target_tables
 
     if as_json:
-        emit(targets_dict())
+        emit(target_dict(name) if name else targets_dict())
     else:
-        out.print(targets_table())
+        for table in target_tables(name) if name else targets_tables():
+            out.print(table)
 
 
 @app.command(

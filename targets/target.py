@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import difflib
 import platform
+import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from targets.cpu import this_processor
 from targets.errors import TargetError
+from targets.features import AARCH64, check_known, closed
 from targets.gpu import Gpu
 
 if TYPE_CHECKING:
     import tvm
+
+    from targets.description import DeviceDescription
 
 # Only what code generation may use: one that it never does, and a hypervisor may hide (movdiri), must not
 # rule a processor out.
@@ -139,17 +144,62 @@ class Target:
             raise TargetError("a target needs a thread", got=str(threads), allowed="1 or more")
         return replace(self, threads=threads)
 
+    def with_features(self, names: tuple[str, ...]) -> Target:
+        """The same target where the code may use more features; its name says which.
+
+        Raises:
+            TargetError: a feature that the architecture does not have.
+        """
+        known = AARCH64 if self.architecture == "aarch64" else X86_FEATURES
+        check_known(names, known, f"target {self.name}")
+        more = closed(names) if self.architecture == "aarch64" else frozenset(names)
+        name = "+".join([self.name, *sorted(set(names))])
+        return replace(self, name=name, features=self.features | more)
+
     def tvm(self) -> tvm.target.Target:
-        """This target as TVM knows it."""
+        """This target as TVM knows it; for a GPU, with its host.
+
+        OpenCL promises no work item that it runs in step with another, so TVM is not told the width of a
+        subgroup: where it knows one it leaves out barriers.
+        """
         import tvm
 
-        made = {"kind": self.kind, "mcpu": self.mcpu, "num-cores": self.threads}
-        if (
-            self.architecture == "aarch64"
-        ):  # its processors are told apart by features, not by names
-            features = [f"+{name}" for name in sorted(self.features)]
-            made |= {"mtriple": self.triple or "aarch64-linux-gnu", "mattr": features}
+        host = self._processor()
+        if self.gpu is None:
+            return tvm.target.Target(host)
+        made: dict[str, Any] = {
+            "kind": self.kind,
+            "keys": ["opencl", "gpu"],
+            "max_threads_per_block": self.gpu.max_threads,
+            "max_num_threads": self.gpu.max_threads,
+            "max_shared_memory_per_block": self.gpu.local_bytes,
+            "host": host,
+        }
+        if self.gpu.family != "opencl":  # what TVM's own schedules look for
+            made |= {"device": self.gpu.family, "keys": [self.gpu.family, "opencl", "gpu"]}
         return tvm.target.Target(made)
+
+    def _processor(self) -> dict[str, Any]:
+        """What runs the host code, as TVM's description of it for LLVM."""
+        made: dict[str, Any] = {"kind": "llvm", "mcpu": self.mcpu, "num-cores": self.threads}
+        if self.architecture == "aarch64":
+            made["mtriple"] = self.triple or "aarch64-linux-gnu"
+        if switches := self._switches():
+            made["mattr"] = switches
+        return made
+
+    def _switches(self) -> list[str]:
+        """LLVM's switches that give the code just the features of this target.
+
+        A name such as ``cortex-x3`` turns on all that the core can do. Android lets programs use less than
+        that (no SVE2 on a Snapdragon 8 Gen 2), and an instruction it forbids ends them.
+        """
+        if self.architecture == "aarch64":
+            excess = AARCH64 - self.features if self.mcpu != "generic" else frozenset()
+            without = [f"-{name}" for name in sorted(excess)]
+            return [*without, *(f"+{name}" for name in sorted(self.features))]
+        known = KNOWN.get(self.mcpu)  # x86 processors are told apart by names
+        return [f"+{name}" for name in sorted(self.features - known.features)] if known else []
 
     def missing(self) -> frozenset[str]:
         """Features that code for this target may use and that this machine lacks."""
@@ -198,7 +248,25 @@ _TABLE = (
 )  # fmt: skip
 
 KNOWN: dict[str, Target] = {t.name: t for t in _TABLE}
-"""Every target by its name; ``host`` and ``this-machine`` stand for the machine itself."""
+"""Every target that this machine may be, by its name; ``host`` and ``this-machine`` stand for the machine itself."""
+
+X86_FEATURES = frozenset().union(*(t.features for t in _TABLE if t.architecture == "x86_64"))
+"""Features of x86 that a target may name."""
+
+PLATFORMS: dict[str, Target] = {
+    t.name: t
+    for t in (
+        Target(
+            "android-arm64", "generic", _NEON, 128, 32, "any 64-bit ARM phone with Android",
+            architecture="aarch64", triple="aarch64-linux-android",
+        ),
+        Target(
+            "linux-arm64", "generic", _NEON, 128, 32, "any 64-bit ARM with Linux",
+            architecture="aarch64", triple="aarch64-linux-gnu",
+        ),
+    )
+}  # fmt: skip
+"""Operating systems on any processor: the base of names such as ``android-arm64+dotprod+fullfp16``."""
 
 HOST_NAMES = ("host", "this-machine")
 
@@ -218,16 +286,85 @@ def host(threads: int = 1) -> Target:
 
 
 def find(name: str, threads: int = 1) -> Target:
-    """The target called ``name``; raises TargetError listing the known ones."""
+    """The target called ``name``.
+
+    Args:
+        name: ``host``, a name of `KNOWN`, of `PLATFORMS` or of the catalog, or a TOML file that describes a
+            device (with ``/little`` or ``/gpu`` behind it for another of its targets); then, if wanted,
+            ``+feature`` for each feature that the code may use beyond that.
+        threads: that the code is made for.
+
+    Raises:
+        TargetError: nothing is called so; or the file or a feature is wrong.
+    """
+    base, part, added = _split(name)
+    if not base.endswith(_SUFFIX):
+        found = _named(base + part)
+    else:
+        made = _of_device(_read(base))
+        if part not in made:
+            raise TargetError(
+                "the device has no such part", got=f"{base}{part}",
+                allowed=", ".join(base + other for other in made),
+            )  # fmt: skip
+        found = made[part]
+    if added:
+        found = found.with_features(added)
+    return found.with_threads(threads)
+
+
+def device_of(name: str) -> DeviceDescription | None:
+    """The device to which the target called ``name`` belongs; None for one that belongs to none.
+
+    Raises:
+        TargetError: a file that is wrong.
+    """
+    from targets.catalog import library
+
+    base, _, _ = _split(name)
+    return _read(base) if base.endswith(_SUFFIX) else library().devices.get(base)
+
+
+_SUFFIX = ".toml"
+_NAME = re.compile(r"(?P<base>.+\.toml|[^/+]*)(?P<part>(/[^/+]*)*)(?P<added>(\+[^/]*)?)", re.DOTALL)
+
+
+def _split(name: str) -> tuple[str, str, tuple[str, ...]]:
+    """What a name says: a base or a file, ``/part`` of a device or "", and features."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return name, "", ()
+    return found["base"], found["part"], tuple(found["added"].split("+")[1:])
+
+
+def _named(name: str) -> Target:
     if name in HOST_NAMES:
-        return host(threads)
-    if name in KNOWN:
-        return KNOWN[name].with_threads(threads)
-    names = [*HOST_NAMES, *KNOWN]
-    close = difflib.get_close_matches(name, names, n=1)
+        return host()
+    # a description of a device becomes targets, so the catalog is built on this module
+    from targets.catalog import catalog_targets
+
+    known = {**KNOWN, **PLATFORMS, **catalog_targets()}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, [*HOST_NAMES, *known], n=3)
     raise TargetError(
         "unknown target",
         got=name,
-        allowed=", ".join(names),
-        next=f"try --target {close[0]}" if close else "codesign targets lists them",
+        allowed=", ".join([*HOST_NAMES, *KNOWN, *PLATFORMS])
+        + ", a device of the catalog, or a TOML file that describes one",
+        next=f"try --target {' or '.join(near)}" if near else "codesign targets lists them",
     )
+
+
+def _read(path: str) -> DeviceDescription:
+    from targets.catalog import library
+    from targets.device_file import read_device
+
+    return read_device(Path(path), library())
+
+
+def _of_device(device: DeviceDescription) -> dict[str, Target]:
+    from targets.device_targets import device_targets
+
+    made = device_targets(device)
+    return {name.removeprefix(device.name): target for name, target in made.items()}

@@ -13,7 +13,8 @@ from codesign import cli
 from codesign.cli import main, parse_dims
 from codesign.errors import UserError
 from codesign.loop.workshop import BuildError
-from targets.target import KNOWN
+from targets.catalog import catalog_targets
+from targets.target import KNOWN, PLATFORMS
 
 COMMANDS = "compile sweep bench run report records widths targets doctor".split()
 
@@ -56,7 +57,7 @@ def test_targets_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = ended(["targets", "--json"], capsys)
     assert (code, err) == (0, "")
     rows = json.loads(out)
-    assert [row["name"] for row in rows] == ["host", *KNOWN]
+    assert [row["name"] for row in rows] == ["host", *KNOWN, *PLATFORMS, *catalog_targets()]
     known = {row["name"]: row for row in rows}
     assert known["znver4"]["int8_dot_product"] is True
     assert (known["x86-64-v3"]["vector_bits"], known["x86-64-v3"]["block"]) == (256, 16)
@@ -65,8 +66,20 @@ def test_targets_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_targets_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = ended(["targets"], capsys)
     assert "znver4" in out
+    assert "raspberry-pi-5" in out
     with pytest.raises(json.JSONDecodeError):
         json.loads(out)
+
+
+def test_one_target_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = ended(["targets", "pixel-8/gpu"], capsys)
+    assert code == 0
+    assert "Mali-G715" in out
+    page = json.loads(ended(["targets", "graviton3", "--json"], capsys)[1])
+    assert page["kernels"]["int8"] == "usdot"
+    code, out, err = ended(["targets", "pixle-8"], capsys)
+    assert (code, out) == (2, "")
+    assert "try --target pixel-8" in " ".join(err.split())
 
 
 def test_dimensions_are_read() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from codesign.doctor import Check
-from codesign.listing import doctor_table, targets_dict, targets_table
-from targets.target import KNOWN, host
+from codesign.listing import doctor_table, targets_dict, targets_tables
+from targets.catalog import catalog_targets, library
+from targets.target import KNOWN, PLATFORMS, host
 
 
 def test_the_machine_itself_comes_first() -> None:
@@ -12,19 +13,42 @@ def test_the_machine_itself_comes_first() -> None:
     assert first["name"] == "host"
     assert first["mcpu"] == host().mcpu
     assert set(first["features"]) == set(host().features)
-    assert [row["name"] for row in rest] == list(KNOWN)
+    assert [row["name"] for row in rest] == [*KNOWN, *PLATFORMS, *catalog_targets()]
+
+
+def test_a_row_says_what_a_target_multiplies_with() -> None:
+    rows = {row["name"]: row for row in targets_dict()}
+    assert {row["group"] for row in rows.values()} == {"generic", "phones", "boards and servers"}
+    phone, gpu = rows["galaxy-s23"], rows["galaxy-s23/gpu"]
+    assert (phone["kind"], phone["gpu"], phone["int8_dot_product"]) == ("llvm", None, True)
+    assert (gpu["kind"], gpu["gpu"]["name"], gpu["group"]) == ("opencl", "Adreno 740", "phones")
+    assert (gpu["int8_dot_product"], gpu["bf16_dot_product"], gpu["fp16"]) == (True, False, True)
+    assert rows["raspberry-pi-4"]["l2_bytes"] == 256 * 1024
 
 
 def test_a_row_for_each_target() -> None:
-    table = targets_table()
-    assert table.row_count == len(KNOWN) + 1
+    table, *_ = targets_tables()
+    assert table.row_count == len(KNOWN) + len(PLATFORMS) + 1
     told = dict(zip(table.columns[0].cells, table.columns[3].cells, strict=True))
     assert (told["znver4"], told["skylake-avx512"]) == ("yes", "no")
+    names = [*KNOWN, *PLATFORMS]
     more = [list(table.columns[i].cells)[1:] for i in (4, 5, 6)]
-    bf16, fp16, tiles = (dict(zip(KNOWN, column, strict=True)) for column in more)
+    bf16, fp16, tiles = (dict(zip(names, column, strict=True)) for column in more)
     assert (bf16["znver4"], bf16["icelake-server"]) == ("yes", "no")
     assert (fp16["sapphirerapids"], fp16["znver5"]) == ("yes", "no")
     assert (tiles["sapphirerapids"], tiles["znver5"]) == ("yes", "no")
+
+
+def test_a_row_for_each_device_under_its_system() -> None:
+    _, phones, boards = targets_tables()
+    devices = library().devices.values()
+    for table, system in ((phones, "android"), (boards, "linux")):
+        assert list(table.columns[0].cells) == [d.name for d in devices if d.system == system]
+    rows = {name: i for i, name in enumerate(phones.columns[0].cells)}
+    told = [list(column.cells)[rows["pixel-8"]] for column in phones.columns]
+    assert told[1] == "/middle /little /gpu"
+    assert told[2].startswith("1 x cortex-x3 2.914 GHz, 4 x cortex-a715")
+    assert told[3:] == ["yes", "no", "yes", "Mali-G715"]
 
 
 def test_what_is_wrong_stands_beside_what_mends_it() -> None:
