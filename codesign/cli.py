@@ -7,6 +7,7 @@ Exit codes: 0 done, 2 the user's input, 1 ours. TVM and torch are imported insid
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 import threading
@@ -191,20 +192,49 @@ def sweep(
             out.print(table)
 
 
-@app.command(epilog="Example: codesign bench runs/demo/bundles/p03 --repeats 50")
+@app.command(
+    epilog="Examples: codesign bench runs/demo/bundles/p03 --repeats 50 | "
+    "codesign bench build/model --sustained 5 --cores big --max-temperature 45"
+)
 def bench(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
     repeats: Annotated[int, typer.Option(min=3, help="Timed blocks.")] = 30,
+    sustained: Annotated[
+        float, typer.Option(min=0, help="Minutes of work without a pause: what can be kept up.")
+    ] = 0.0,
+    cores: Annotated[
+        str, typer.Option("--cores", help="Where it runs: all, big, little, or as in 0-3,6.")
+    ] = "all",
+    max_temperature: Annotated[
+        float | None, typer.Option(help="Wait until no part of the machine is hotter, in °C.")
+    ] = None,
+    patience: Annotated[
+        float, typer.Option(min=0, help="Longest wait for --max-temperature, in seconds.")
+    ] = 300.0,
+    meter: Annotated[
+        str | None,
+        typer.Option(help='A command that prints a meter\'s {"joules": N} or {"watts": N}.'),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure the latency of a bundle on this machine, in a process of its own."""
-    from codesign.bench import bench_bundle
+    """Measure a bundle on this machine: latency, and if asked a long run; energy where it is told."""
+    from codesign.bench import Conditions, bench_bundle
 
-    result = bench_bundle(bundle, repeats=repeats)
+    conditions = Conditions(
+        minutes=sustained,
+        cores=cores,
+        max_temperature_c=max_temperature,
+        patience_seconds=patience,
+        meter=tuple(shlex.split(meter)) if meter is not None else None,
+    )
+    result = bench_bundle(bundle, repeats, conditions, say=lambda text: err.print(text))
     if as_json:
         emit(result.as_dict())
     else:
-        out.print(result.table())
+        for table in result.tables():
+            out.print(table)
+        for line in result.lines():
+            out.print(line, markup=False, highlight=False)
 
 
 @app.command(epilog="Example: codesign run runs/demo/bundles/p03 --input x.npz -o y.npz")

@@ -34,8 +34,10 @@ def noted(
     """
     found = list(measurement.meta.get("flags", ()))
     found += flags(measurement.samples, reference, before, after)
-    if gate is not None and not gate.fit:
+    if gate is not None and gate.status == "unfit":
         found.append(f"the device was {gate}")
+    elif gate is not None and not gate.fit:
+        found.append(f"not known to have been fit; not told: {', '.join(gate.untold)}")
     meta: dict[str, Any] = {"flags": list(dict.fromkeys(found))} if found else {}
     if gate is not None:
         meta["gate"] = gate.to_json()

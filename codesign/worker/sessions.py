@@ -21,6 +21,9 @@ from codesign.worker.load import LoadMeter
 Answer = tuple[Any, list[memoryview]]
 Arrays = dict[str, NDArray[np.generic]]
 
+_PROBES = 3
+"""Calls that find out how many fill a block."""
+
 _loaded: dict[str, tuple[tuple[int, int], Runtime]] = {}
 
 
@@ -50,7 +53,8 @@ def time_bundles(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
     """Time the bundles ``paths``: in each sweep of ``orders``, a block of calls of each.
 
     Returns:
-        path -> seconds per call of each sweep, and ``load`` -> [cores that others kept busy].
+        path -> seconds per call of each sweep; ``load`` -> [cores that others kept busy]; ``calls`` -> all that
+        each bundle was called, untimed ones too.
     """
     protocol = Protocol.from_json(params["protocol"])
     runtimes = [_runtime(p) for p in params["paths"]]
@@ -67,7 +71,11 @@ def time_bundles(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
         for i in order:
             _block(runtimes[i], inputs[i], 1)  # its weights back into the cache
             samples[params["paths"][i]].append(_block(runtimes[i], inputs[i], calls[i]))
-    return {**samples, "load": [meter.others()]}, []
+    sweeps = [sum(order.count(i) for order in params["orders"]) for i in range(len(runtimes))]
+    every = [
+        _PROBES + protocol.warmup * n + s * (1 + n) for n, s in zip(calls, sweeps, strict=True)
+    ]
+    return {**samples, "load": [meter.others()], "calls": every}, []
 
 
 def _runtime(path: str) -> Runtime:
@@ -100,4 +108,5 @@ def _block(runtime: Runtime, inputs: Arrays, calls: int) -> float:
 
 def _calls(runtime: Runtime, inputs: Arrays, seconds: float) -> int:
     _block(runtime, inputs, 1)
-    return max(1, math.ceil(seconds / max(_block(runtime, inputs, 2), 1e-7)))
+    once = _block(runtime, inputs, _PROBES - 1)
+    return max(1, math.ceil(seconds / max(once, 1e-7)))
