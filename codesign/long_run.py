@@ -15,6 +15,7 @@ from codesign.conditions import (
     run_sustained,
     sustained,
 )
+from codesign.conditions.energy import FEWEST_READINGS
 from codesign.errors import UserError
 from codesign.measure import Rig
 from codesign.worker import Failure
@@ -58,7 +59,7 @@ def long_run(
     requests = _Requests(rig, bundle, seconds_per_call)
     requests.block()  # loaded and warm before it counts
     if meter.available:
-        meter.rest(REST_SECONDS)
+        meter.rest(max(REST_SECONDS, FEWEST_READINGS * meter.every_seconds))
     requests.calls = 0
     meter.start()
     samples = run_sustained(requests.block, plan, between=meter.sample)
