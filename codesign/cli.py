@@ -6,7 +6,6 @@ Exit codes: 0 done, 2 the user's input, 1 ours. TVM and torch are imported insid
 
 from __future__ import annotations
 
-import json
 import shlex
 import signal
 import sys
@@ -14,11 +13,12 @@ import threading
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 
+from codesign import cli_records
+from codesign.console import JsonFlag, emit, err, out
 from codesign.errors import UserError
 from codesign.versions import require
 from targets.errors import CodesignError
@@ -31,10 +31,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-out = Console() if sys.stdout.isatty() else Console(width=160)  # files and pipes have no width
-err = Console(stderr=True)
+app.add_typer(cli_records.app, name="records")
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
 TargetName = Annotated[
     str,
     typer.Option("--target", "-t", help="A name from `codesign targets`; default: this machine."),
@@ -54,11 +52,6 @@ def _check(context: typer.Context) -> None:
     """Finds the compressed versions of a trained model that are really fastest on a device."""
     if context.invoked_subcommand not in NEEDS_NO_TVM:
         require()
-
-
-def emit(value: Any) -> None:
-    """Print one JSON document on standard output."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def parse_dims(pairs: list[str] | None) -> dict[str, int]:
@@ -271,20 +264,6 @@ def report(
     else:
         for path in paths.values():
             out.print(f"written: {path}")
-
-
-@app.command(epilog="Example: codesign records runs/demo --json")
-def records(
-    run: Annotated[Path, typer.Argument(help="The folder of a sweep.")], as_json: JsonFlag = False
-) -> None:
-    """Count the measurements a run made and the ones it took from earlier runs."""
-    from codesign.history import counts_table, run_counts
-
-    counts = run_counts(run)
-    if as_json:
-        emit(counts)
-    else:
-        out.print(counts_table(counts))
 
 
 @app.command(

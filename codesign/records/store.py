@@ -65,7 +65,7 @@ class Records(Ledger):
         for digest_, key in {key.digest: key for key in keys}.items():
             rows = self._rows(
                 f"SELECT {_TIMES} FROM measurements WHERE key = ?"
-                " ORDER BY error IS NOT NULL, id DESC LIMIT 1",
+                " ORDER BY error IS NOT NULL, created DESC, id DESC LIMIT 1",
                 (digest_,),
             )
             for row in rows:
@@ -166,7 +166,7 @@ class Records(Ledger):
         """The newest evaluation under the key, one that worked before one that failed."""
         rows = self._rows(
             "SELECT id, quality, output_error, error FROM evaluations WHERE key = ?"
-            " ORDER BY error IS NOT NULL, id DESC LIMIT 1",
+            " ORDER BY error IS NOT NULL, created DESC, id DESC LIMIT 1",
             (key.digest,),
         )
         self._use_all([("evaluation", row[0]) for row in rows])
@@ -193,7 +193,7 @@ class Records(Ledger):
     def find_sensitivity(self, key: SensitivityKey) -> float | None:
         """The newest value under the key."""
         rows = self._rows(
-            "SELECT id, value FROM sensitivities WHERE key = ? ORDER BY id DESC LIMIT 1",
+            "SELECT id, value FROM sensitivities WHERE key = ? ORDER BY created DESC, id DESC LIMIT 1",
             (key.digest,),
         )
         self._use_all([("sensitivity", row[0]) for row in rows])

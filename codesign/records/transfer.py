@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from codesign.records.store import Records
 from codesign.records.warm import WITHIN, Gain
 
 
@@ -51,6 +52,16 @@ def transfers(rows: Iterable[tuple[str, str, str, Mapping[str, Any]]]) -> list[T
     return found
 
 
+def all_transfers(records: Records) -> list[Transfer]:
+    """Of all kernels of a file, the newest measurement of each key."""
+    rows = records._rows(
+        "SELECT kernel_hash, target, device, meta FROM measurements m WHERE kind = 'kernel'"
+        " AND error IS NULL AND id = (SELECT o.id FROM measurements o WHERE o.key = m.key"
+        " AND o.error IS NULL ORDER BY created DESC, id DESC LIMIT 1) ORDER BY id"
+    )
+    return transfers((k, t, d, json.loads(meta)) for k, t, d, meta in rows)
+
+
 def summary(found: Iterable[Transfer]) -> str:
     """One line for people."""
     every = list(found)
@@ -64,12 +75,3 @@ def summary(found: Iterable[Transfer]) -> str:
         f"{kernels} tuned with records from elsewhere: {warm} trials until within"
         f" {WITHIN - 1:.0%} of the best, {bound}{default} in the order of the space"
     )
-
-
-def device_text(device: str, target: str) -> str:
-    """``Pixel 8 (cortex-a76, 2 threads)``: target texts are JSON, which nobody wants to read."""
-    try:
-        parts = json.loads(target)
-        return f"{device} ({parts['mcpu']}, {parts['threads']} threads)"
-    except (ValueError, KeyError, TypeError):
-        return f"{device} ({target})"
