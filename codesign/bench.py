@@ -1,31 +1,83 @@
-"""Measure a bundle on this machine."""
+"""Measure a bundle on this machine, with the state of the machine around it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from codesign.bundle import Bundle, open_bundle
+from codesign.conditions import (
+    OPEN,
+    DeviceState,
+    Meter,
+    Outcome,
+    affinity,
+    choose,
+    command_meter,
+    local_clusters,
+    local_meter,
+    noted,
+    read_local_state,
+    wait_until_fit,
+)
+from codesign.conditions.noted import brief
 from codesign.device import this_device
 from codesign.errors import UserError
+from codesign.long_run import LongRun, long_run
 from codesign.measure import Rig
 from codesign.measurement import Measurement, Protocol
 from targets.target import find
 
+_WORDS = {"temperature_c": "°C", "battery_percent": "% of battery", "load": "processors busy"}
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which conditions to measure.
+
+    Attributes:
+        minutes: of work without a pause after the burst; 0: none.
+        cores: ``all``, ``big``, ``little``, or numbers as in ``0-3,6``.
+        max_temperature_c: wait until the machine is no hotter; None: begin at once.
+        patience_seconds: longest wait for that.
+        meter: command of a meter of energy; None: what the machine has itself.
+    """
+
+    minutes: float = 0.0
+    cores: str = "all"
+    max_temperature_c: float | None = None
+    patience_seconds: float = 300.0
+    meter: tuple[str, ...] | None = None
+
+    def energy_meter(self) -> Meter:
+        return local_meter() if self.meter is None else command_meter(self.meter)
+
 
 @dataclass(frozen=True)
 class Benched:
-    """A bundle's latency here and now."""
+    """A bundle's latency here and now; what was seen around it is in the measurement's meta."""
 
     bundle: Bundle
     measurement: Measurement
     protocol: Protocol
+    run: LongRun
+    before: DeviceState
+    after: DeviceState
+    gate: Outcome | None = None
+
+    @property
+    def flags(self) -> list[str]:
+        """What is suspicious, in sentences."""
+        return list(self.measurement.meta.get("flags", ()))
 
     def as_dict(self) -> dict[str, Any]:
         """For programs; all samples included."""
+        long = self.run.sustained
         return {
             "bundle": str(self.bundle.path),
             "device": this_device(),
@@ -34,6 +86,11 @@ class Benched:
             "samples_ms": [s * 1e3 for s in self.measurement.samples],
             "other_load": self.measurement.load,
             "protocol": self.protocol.to_json(),
+            "state": {"before": self.before.to_json(), "after": self.after.to_json()},
+            "gate": self.gate.to_json() if self.gate else None,
+            "flags": self.flags,
+            "energy": self.run.energy.to_json(),
+            "sustained": long.to_json() if long else None,
         }
 
     def table(self) -> Table:
@@ -46,29 +103,118 @@ class Benched:
             "fastest",
             "slowest",
             "threads",
+            "cores",
             "other load",
         ):
             table.add_column(heading, justify="right")
         table.add_row(
             f"{m.seconds * 1e3:.3f}", f"{m.lo * 1e3:.3f} to {m.hi * 1e3:.3f}",
             f"{min(m.samples) * 1e3:.3f}", f"{max(m.samples) * 1e3:.3f}",
-            str(self.bundle.threads), f"{m.load:.2f} cores",
+            str(self.bundle.threads), affinity.format(self.protocol.affinity) or "all",
+            f"{m.load:.2f} cores",
         )  # fmt: skip
         return table
 
+    def tables(self) -> list[Table]:
+        """The burst, and the minutes of a long run if there was one."""
+        long = self.run.sustained
+        if long is None:
+            return [self.table()]
+        table = Table(title=f"a long run, {long.label}")
+        for heading in ("from s", "median ms", "95 % interval", "blocks"):
+            table.add_column(heading, justify="right")
+        for t in long.per_minute:
+            interval = f"{t.lo * 1e3:.3f} to {t.hi * 1e3:.3f}"
+            table.add_row(f"{t.start:.0f}", f"{t.seconds * 1e3:.3f}", interval, str(t.count))
+        return [self.table(), table]
 
-def bench_bundle(path: Path, repeats: int = 30) -> Benched:
+    def lines(self) -> list[str]:
+        """What the machine was like, what is suspicious, and the energy."""
+        found = [
+            f"{when}: {_words(s)}" for when, s in (("before", self.before), ("after", self.after))
+        ]
+        if self.gate is not None:
+            found.append(f"gate: {self.gate}")
+        if self.run.sustained is not None:
+            found.append(f"sustained: {self.run.sustained}")
+        found += [f"flag: {flag}" for flag in self.flags] or ["flags: none"]
+        return [*found, str(self.run.energy)]
+
+
+def bench_bundle(
+    path: Path,
+    repeats: int = 30,
+    conditions: Conditions | None = None,
+    *,
+    say: Callable[[str], None] = lambda text: None,
+    read_state: Callable[[], DeviceState] = read_local_state,
+) -> Benched:
     """Time a bundle end to end in a process of its own.
 
+    Args:
+        path: folder of the bundle.
+        repeats: timed blocks.
+        conditions: default: at once, on all processors, without a long run.
+        say: told why and how long it waits.
+        read_state: asks the machine for its state.
+
     Raises:
-        UserError: it is no bundle, is damaged, is for another machine, or does not run.
+        UserError: it is no bundle, is damaged, is for another machine, or does not run; the machine has no such
+            processors, or did not cool down.
     """
+    asked = conditions or Conditions()
     bundle = open_bundle(path)
-    protocol = Protocol(threads=bundle.threads, repeats=repeats)
+    protocol = Protocol(threads=bundle.threads, repeats=repeats, affinity=_cores(asked, bundle))
     with Rig(find("host", bundle.threads), protocol) as rig:
+        gate = _cooled(asked, read_state, say)
+        before = read_state()
         (measurement,) = rig.bundles([bundle.path])
-    if not measurement.ok:
+        if not measurement.ok:
+            raise UserError(
+                "the bundle does not run here", got=measurement.error or "", next="codesign doctor"
+            )
+        run = long_run(rig, bundle.path, measurement.seconds, asked.minutes, asked.energy_meter())
+        after = read_state()
+    measurement = noted(measurement, (), before, after, gate=gate, energy=run.energy)
+    return Benched(bundle, measurement, protocol, run, before, after, gate)
+
+
+def _cores(asked: Conditions, bundle: Bundle) -> tuple[int, ...]:
+    if asked.cores == "all":
+        return ()
+    available = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    cores = choose(asked.cores, local_clusters(), available)
+    if len(cores) < bundle.threads:
         raise UserError(
-            "the bundle does not run here", got=measurement.error or "", next="codesign doctor"
+            "the bundle has more threads than there are processors for it",
+            got=f"{bundle.threads} threads, --cores {affinity.format(cores)}",
+            allowed=f"{bundle.threads} processors or more",
+            next=f"give more, or compile it with --threads {len(cores)}",
         )
-    return Benched(bundle, measurement, protocol)
+    return cores
+
+
+def _cooled(
+    asked: Conditions, read_state: Callable[[], DeviceState], say: Callable[[str], None]
+) -> Outcome | None:
+    if asked.max_temperature_c is None:
+        return None
+    gate = replace(OPEN, max_temperature_c=asked.max_temperature_c)
+    outcome = wait_until_fit(read_state, gate, asked.patience_seconds, say=say)
+    if outcome.status == "unfit":
+        raise UserError(
+            "the machine did not cool down", got=str(outcome),
+            allowed=f"{asked.max_temperature_c:g} °C within {asked.patience_seconds:g} s",
+            next="stop what heats it, or raise --max-temperature or --patience",
+        )  # fmt: skip
+    return outcome
+
+
+def _words(state: DeviceState) -> str:
+    """``k10temp 52 °C, 0.1 processors busy``; what is not told is left out."""
+    told = brief(state)
+    parts = [f"{told[key]:g} {word}" for key, word in _WORDS.items() if key in told]
+    if "clock_share" in told:
+        parts.append(f"slowest clock at {told['clock_share']:.0%}")
+    parts += ["throttled"] if state.throttled else []
+    return ", ".join(parts) or "the machine tells nothing of its state"

@@ -6,18 +6,19 @@ Exit codes: 0 done, 2 the user's input, 1 ours. TVM and torch are imported insid
 
 from __future__ import annotations
 
-import json
+import shlex
 import signal
 import sys
 import threading
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 
+from codesign import cli_records
+from codesign.console import JsonFlag, emit, err, out
 from codesign.devices.cli import DEFAULT_TRACKER, TrackerAt, devices_app
 from codesign.errors import UserError
 from codesign.versions import require
@@ -32,10 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(devices_app, name="devices")
-out = Console() if sys.stdout.isatty() else Console(width=160)  # files and pipes have no width
-err = Console(stderr=True)
+app.add_typer(cli_records.app, name="records")
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
 TargetName = Annotated[
     str,
     typer.Option("--target", "-t", help="A name from `codesign targets`; default: this machine."),
@@ -70,11 +69,6 @@ def _check(context: typer.Context) -> None:
     """Finds the compressed versions of a trained model that are really fastest on a device."""
     if context.invoked_subcommand not in NEEDS_NO_TVM:
         require()
-
-
-def emit(value: Any) -> None:
-    """Print one JSON document on standard output."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
 def parse_dims(pairs: list[str] | None) -> dict[str, int]:
@@ -258,20 +252,49 @@ def sweep(
             out.print(table)
 
 
-@app.command(epilog="Example: codesign bench runs/demo/bundles/p03 --repeats 50")
+@app.command(
+    epilog="Examples: codesign bench runs/demo/bundles/p03 --repeats 50 | "
+    "codesign bench build/model --sustained 5 --cores big --max-temperature 45"
+)
 def bench(
     bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
     repeats: Annotated[int, typer.Option(min=3, help="Timed blocks.")] = 30,
+    sustained: Annotated[
+        float, typer.Option(min=0, help="Minutes of work without a pause: what can be kept up.")
+    ] = 0.0,
+    cores: Annotated[
+        str, typer.Option("--cores", help="Where it runs: all, big, little, or as in 0-3,6.")
+    ] = "all",
+    max_temperature: Annotated[
+        float | None, typer.Option(help="Wait until no part of the machine is hotter, in °C.")
+    ] = None,
+    patience: Annotated[
+        float, typer.Option(min=0, help="Longest wait for --max-temperature, in seconds.")
+    ] = 300.0,
+    meter: Annotated[
+        str | None,
+        typer.Option(help='A command that prints a meter\'s {"joules": N} or {"watts": N}.'),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure the latency of a bundle on this machine, in a process of its own."""
-    from codesign.bench import bench_bundle
+    """Measure a bundle on this machine: latency, and if asked a long run; energy where it is told."""
+    from codesign.bench import Conditions, bench_bundle
 
-    result = bench_bundle(bundle, repeats=repeats)
+    conditions = Conditions(
+        minutes=sustained,
+        cores=cores,
+        max_temperature_c=max_temperature,
+        patience_seconds=patience,
+        meter=tuple(shlex.split(meter)) if meter is not None else None,
+    )
+    result = bench_bundle(bundle, repeats, conditions, say=lambda text: err.print(text))
     if as_json:
         emit(result.as_dict())
     else:
-        out.print(result.table())
+        for table in result.tables():
+            out.print(table)
+        for line in result.lines():
+            out.print(line, markup=False, highlight=False)
 
 
 @app.command(epilog="Example: codesign run runs/demo/bundles/p03 --input x.npz -o y.npz")
@@ -308,20 +331,6 @@ def report(
     else:
         for path in paths.values():
             out.print(f"written: {path}")
-
-
-@app.command(epilog="Example: codesign records runs/demo --json")
-def records(
-    run: Annotated[Path, typer.Argument(help="The folder of a sweep.")], as_json: JsonFlag = False
-) -> None:
-    """Count the measurements a run made and the ones it took from earlier runs."""
-    from codesign.history import counts_table, run_counts
-
-    counts = run_counts(run)
-    if as_json:
-        emit(counts)
-    else:
-        out.print(counts_table(counts))
 
 
 @app.command(

@@ -9,14 +9,19 @@ from rich.table import Table
 
 from codesign.errors import UserError
 from codesign.records import Records
+from codesign.records.census import census
+from codesign.records.exporting import records_file
+from codesign.records.transfer import Transfer, all_transfers
 from codesign.report.data import FILE
 from codesign.schema import dump
+from codesign.target_text import readable
 
 
 def run_counts(run: str | Path, records: str | Path | None = None) -> dict[str, Any]:
-    """Counts by kind: made and reused by all sessions of a run, and by its last one.
+    """Counts by kind: made and reused by all sessions of a run, and by its last one; and by device.
 
-    ``again`` counts measurements made although the same one was stored already: it stays empty.
+    ``again`` counts measurements made although the same one was stored already: it stays empty. ``devices`` are of
+    the whole file, whichever run made them.
 
     Args:
         run: the folder of a sweep.
@@ -44,6 +49,7 @@ def run_counts(run: str | Path, records: str | Path | None = None) -> dict[str, 
             "sessions": info.sessions,
             "finished": info.finished is not None,
             **dump(found.counts(info.id)),
+            "devices": [c.as_dict() for c in census(found)],
             "last_session": dump(found.counts(info.id, found.last_session(info.id))),
         }
 
@@ -58,4 +64,44 @@ def counts_table(counts: dict[str, Any]) -> Table:
     parts = (counts["made"], counts["reused"], counts["again"], last["made"], last["reused"])
     for kind in sorted({k for part in parts for k in part}):
         table.add_row(kind, *(str(part.get(kind, 0)) for part in parts))
+    return table
+
+
+def devices_table(counts: dict[str, Any]) -> Table:
+    """For people: what there is of each device and target."""
+    table = Table(title="records of each device, of all runs")
+    for heading in ("device", "serial", "target"):
+        table.add_column(heading)
+    for heading in ("measurements", "trials", "failed", "flagged"):
+        table.add_column(heading, justify="right")
+    for row in counts["devices"]:
+        numbers = (row[k] for k in ("measurements", "trials", "failed", "flagged"))
+        table.add_row(row["device"], row["serial"], readable(row["target"]), *map(str, numbers))
+    return table
+
+
+def run_transfers(run: str | Path) -> list[Transfer]:
+    """What records of other devices gained in the tuning of a records file or of those beside a run.
+
+    Raises:
+        UserError: there are no records.
+    """
+    path = records_file(Path(run))
+    if not path.exists():
+        raise UserError("there are no records", got=str(path), allowed="the folder of a sweep")
+    with Records(path) as found:
+        return all_transfers(found)
+
+
+def transfer_table(found: list[Transfer]) -> Table:
+    """For people."""
+    table = Table(title="trials until a schedule within 2 % of the best")
+    for heading in ("kernel", "device", "target", "records from"):
+        table.add_column(heading)
+    for heading in ("in the order of the space", "with records"):
+        table.add_column(heading, justify="right")
+    for t in found:
+        default = f"{t.gain.default}" if t.gain.exact else f"at most {t.gain.default}"
+        sources = ", ".join(t.sources)
+        table.add_row(t.kernel, t.device, readable(t.target), sources, default, str(t.gain.warm))
     return table

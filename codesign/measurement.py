@@ -183,8 +183,14 @@ def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float
     n = len(ordered)
     k, below = 1, 0.5**n  # P(Binomial < 1)
     while k < n // 2:
-        below += math.comb(n, k) * 0.5**n  # P(Binomial < k + 1)
+        below += _chance(n, k)  # P(Binomial < k + 1)
         if 1 - 2 * below < level:
             break
         k += 1
     return ordered[k - 1], ordered[n - k]
+
+
+def _chance(n: int, k: int) -> float:
+    """P(Binomial(n, 1/2) = k); by logarithms, for the coefficients of a long run are no floats."""
+    coefficient = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return math.exp(coefficient - n * math.log(2))

@@ -2,21 +2,24 @@
 
 Nothing is tried twice: a trial is known by kernel, target, device, protocol and versions, and a
 larger budget later runs only the trials that are missing. The first candidate of a space is its
-default, so that a kernel is never left unscheduled, whatever the budget.
+default, so that a kernel is never left unscheduled, whatever the budget. What was fast for the same
+kernel elsewhere (another device, target, protocol or version) is tried right after it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 from typing import Protocol as Interface
 
 from tvm import tirx
 from tvm.s_tir import Schedule
 
 from codesign.build import BuiltKernel, KernelSource
+from codesign.decisions import decisions
 from codesign.device import measure_key, target_key
 from codesign.frozen import digest
 from codesign.kernel_args import KernelArg, kernel_args
@@ -24,7 +27,8 @@ from codesign.kernels import Kernel, anonymous, kernel_hash
 from codesign.measure import Rig, TimedKernel
 from codesign.measurement import Measurement
 from codesign.metaschedule import TraceDatabase
-from codesign.records.entries import MeasureKey, Trial
+from codesign.records import warm
+from codesign.records.entries import Elsewhere, MeasureKey, Trial
 from codesign.versions import versions
 from codesign.worker import Failure
 from targets.kernels import spaces
@@ -48,6 +52,7 @@ class TuningRecords(Interface):
     def find_measurement(self, key: MeasureKey) -> Measurement | None: ...
     def add_measurement(self, key: MeasureKey, measurement: Measurement) -> None: ...
     def trials(self, key: MeasureKey) -> list[Trial]: ...
+    def trials_elsewhere(self, key: MeasureKey) -> list[Elsewhere]: ...
     def add_trial(self, key: MeasureKey, trial: Trial) -> None: ...
 
 
@@ -81,7 +86,8 @@ class _Task:
     """One kernel on its way: its candidates by hash, best guess first, and what is known.
 
     ``args`` are the kernel's, found before it was scheduled; ``built`` has those that were tried just
-    now, by hash.
+    now, by hash; ``space`` the hashes in the order that the space has them, ``fast`` those that were fast
+    elsewhere.
     """
 
     kernel: Kernel
@@ -95,6 +101,8 @@ class _Task:
     reused: int = 0
     pending: list[str] = field(default_factory=list)
     built: dict[str, BuiltKernel | Failure] = field(default_factory=dict)
+    space: list[str] = field(default_factory=list)
+    fast: dict[str, warm.Hint] = field(default_factory=dict)
 
     @property
     def hopeless(self) -> float | None:
@@ -185,14 +193,17 @@ class _Tuner:
 
     def open(self, kernel: Kernel) -> _Task:
         """The candidates of a kernel, and which of them are still to be tried."""
-        every = self._candidates(kernel)
-        candidates: dict[str, Schedule] = {}
-        for schedule in every:
-            candidates.setdefault(kernel_hash(schedule.mod["main"]), schedule)
-            if len(candidates) == self.trials:
-                break
         key = self._key(kernel)
         earlier = {t.schedule: t.measurement for t in self.records.trials(key)}
+        hints = warm.hints(key, self.records.trials_elsewhere(key))
+        every = self._candidates(kernel, {*earlier, *(h.schedule for h in hints)})
+        space: dict[str, Schedule] = {}
+        for schedule in every:
+            space.setdefault(kernel_hash(schedule.mod["main"]), schedule)
+        decided = {h: decisions(s) for h, s in space.items()} if hints else {}
+        fast = warm.matched(list(space), decided, hints)
+        order = warm.order(list(space), earlier, fast)
+        candidates = {h: space[h] for h in order[: self.trials]}
         task = _Task(
             kernel,
             key,
@@ -200,6 +211,8 @@ class _Tuner:
             {h: earlier[h] for h in candidates if h in earlier},
             kernel_args(kernel.func),
             exhausted=len(every) <= self.trials,
+            space=list(space),
+            fast=fast,
         )
         task.reused = len(task.known)
         task.pending = [h for h in candidates if h not in earlier]
@@ -208,10 +221,12 @@ class _Tuner:
             task.probe = TimedKernel(default, _probes(default))
         return task
 
-    def _candidates(self, kernel: Kernel) -> list[Schedule]:
-        """The candidates of a kernel; of our own spaces one more than there are trials."""
+    def _candidates(self, kernel: Kernel, wanted: set[str]) -> list[Schedule]:
+        """The candidates of a kernel: one more than there are trials, or all if others are wanted."""
         if self.space is spaces.schedules:
-            return spaces.schedules(kernel.func, self.target, limit=self.trials + 1)
+            few = spaces.schedules(kernel.func, self.target, limit=self.trials + 1)
+            if len(few) <= self.trials or wanted <= {kernel_hash(s.mod["main"]) for s in few}:
+                return few
         return self.space(kernel.func, self.target)
 
     def run(self, tasks: list[_Task], progress: Progress) -> None:
@@ -289,6 +304,7 @@ class _Tuner:
             schedule=winner,
             exhausted=task.exhausted,
             default_ratio=self._default_ratio(task),
+            **self._decided(task),
         )
         self.records.add_measurement(task.key, measurement)
         func = anonymous(task.candidates[winner].mod["main"])
@@ -309,6 +325,18 @@ class _Tuner:
             self.records.add_measurement(task.key, measurement)
         func = anonymous(task.candidates[first].mod["main"])
         return Tuned(func, measurement, task.made, task.reused)
+
+    def _decided(self, task: _Task) -> dict[str, Any]:
+        """For other devices what was decided, and how much sooner theirs led here to a good schedule."""
+        found: dict[str, Any] = {
+            "decisions": {h: decisions(s) for h, s in task.candidates.items() if h in task.known}
+        }
+        times = {h: m.ratio for h, m in task.known.items() if m.ok}
+        gained = warm.gain(task.space, list(task.candidates), times)
+        if task.fast and gained is not None:
+            sources = sorted({h.device for h in task.fast.values()})
+            found["transfer"] = {**asdict(gained), "from": sources}
+        return found
 
     def _default_ratio(self, task: _Task) -> float | None:
         default = task.known.get(next(iter(task.candidates)))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from codesign.errors import UserError
 
-VERSION = 1
+VERSION = 2
 """Schema version, kept in ``PRAGMA user_version``."""
 
 APPLICATION = 0x434F4453
@@ -21,6 +21,14 @@ BUSY_SECONDS = 30.0
 
 TABLES = ("measurements", "trials", "evaluations", "sensitivities")
 """The tables that hold records; ``uses`` refers to rows of these."""
+
+_KEYS = """
+CREATE TABLE keys (  -- what the digests of measurements and trials are made of
+  key TEXT PRIMARY KEY, kind TEXT NOT NULL, kernel_hash TEXT NOT NULL, target TEXT NOT NULL,
+  device TEXT NOT NULL, protocol TEXT NOT NULL, versions TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX keys_kernel ON keys (kernel_hash);
+"""
 
 _SCHEMA = """
 CREATE TABLE runs (
@@ -158,6 +166,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     application, version = _state(connection)
     if application != APPLICATION:
         raise _damaged(path, "a database of another program")
+    if version == 1:
+        _upgrade(connection)
+        _, version = _state(connection)
     if version != VERSION:
         raise RecordsError(
             "the records were written by another version", got=f"{path}: schema {version}",
@@ -169,17 +180,49 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 def _create(connection: sqlite3.Connection, path: Path) -> None:
     if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
         raise _damaged(path, "a database of another program")
-    for statement in _SCHEMA.split(";\n"):
-        if statement.strip():
-            connection.execute(statement)
-    for table in (*TABLES, "uses", "sessions"):
-        for verb in ("UPDATE", "DELETE"):
-            connection.execute(
-                f"CREATE TRIGGER {table}_{verb.lower()} BEFORE {verb} ON {table}"
-                f" BEGIN SELECT RAISE(ABORT, 'records are append-only'); END"
-            )
+    _execute(connection, _SCHEMA)
+    _execute(connection, _KEYS)
+    for table in (*TABLES, "uses", "sessions", "keys"):
+        _append_only(connection, table)
     connection.execute(f"PRAGMA application_id = {APPLICATION}")
     connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """From version 1, which did not know of what the keys of trials are made; all of it or nothing.
+
+    A trial whose kernel has no measurement yet stays without: the run that goes on tells its key again.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if _state(connection)[1] == 1:  # nobody did it while we waited
+            _execute(connection, _KEYS)
+            connection.execute(
+                "INSERT OR IGNORE INTO keys"
+                " SELECT key, kind, kernel_hash, target, device, protocol, versions"
+                " FROM measurements ORDER BY id"
+            )
+            _append_only(connection, "keys")
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _execute(connection: sqlite3.Connection, statements: str) -> None:
+    """Run several statements; ``executescript`` would commit what is open."""
+    for statement in statements.split(";\n"):
+        if statement.strip():
+            connection.execute(statement)
+
+
+def _append_only(connection: sqlite3.Connection, table: str) -> None:
+    for verb in ("UPDATE", "DELETE"):
+        connection.execute(
+            f"CREATE TRIGGER {table}_{verb.lower()} BEFORE {verb} ON {table}"
+            f" BEGIN SELECT RAISE(ABORT, 'records are append-only'); END"
+        )
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:

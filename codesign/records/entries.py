@@ -57,6 +57,21 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """What is known of a kernel under another key: another device, target, protocol or version.
+
+    Attributes:
+        key: the other one.
+        trials: oldest first.
+        decisions: schedule -> what was decided in it, whatever the target; of those known.
+    """
+
+    key: MeasureKey
+    trials: tuple[Trial, ...]
+    decisions: Mapping[str, str] = field(default_factory=FrozenMap)
+
+
+@dataclass(frozen=True)
 class EvaluationKey:
     """Under equal keys a candidate is never evaluated again.
 

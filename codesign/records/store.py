@@ -11,7 +11,14 @@ from typing import Any
 from codesign.frozen import FrozenMap, canonical, digest
 from codesign.measurement import Measurement
 from codesign.records.database import transaction
-from codesign.records.entries import Evaluation, EvaluationKey, MeasureKey, SensitivityKey, Trial
+from codesign.records.entries import (
+    Elsewhere,
+    Evaluation,
+    EvaluationKey,
+    MeasureKey,
+    SensitivityKey,
+    Trial,
+)
 from codesign.records.ledger import Ledger
 
 _TIMES = "id, seconds, lo, hi, samples, ratio, load, meta, error"
@@ -32,6 +39,7 @@ class Records(Ledger):
     def add_measurement(self, key: MeasureKey, measurement: Measurement) -> None:
         """Store a measurement; a failed one too, so that it is not tried again."""
         with transaction(self._connection, self.path):
+            self._know(key)
             record = self._insert(
                 "measurements",
                 key=key.digest,
@@ -57,7 +65,7 @@ class Records(Ledger):
         for digest_, key in {key.digest: key for key in keys}.items():
             rows = self._rows(
                 f"SELECT {_TIMES} FROM measurements WHERE key = ?"
-                " ORDER BY error IS NOT NULL, id DESC LIMIT 1",
+                " ORDER BY error IS NOT NULL, created DESC, id DESC LIMIT 1",
                 (digest_,),
             )
             for row in rows:
@@ -84,6 +92,7 @@ class Records(Ledger):
     def add_trial(self, key: MeasureKey, trial: Trial) -> None:
         """Store one tuning trial of the kernel that ``key`` names."""
         with transaction(self._connection, self.path):
+            self._know(key)
             columns = _time_columns(trial.measurement)
             record = self._insert("trials", key=key.digest, schedule=trial.schedule, **columns)
             self._use("trial", record, made=True)
@@ -95,6 +104,44 @@ class Records(Ledger):
         )
         self._use_all([("trial", row[0]) for row in rows])
         return [Trial(row[-1], _measurement(row[:-1])) for row in rows]
+
+    def trials_elsewhere(self, key: MeasureKey) -> list[Elsewhere]:
+        """Trials of the same kernel under other keys; looking at them is no use of them."""
+        found = []
+        for row in self._rows(
+            "SELECT key, kind, kernel_hash, target, device, protocol, versions FROM keys"
+            " WHERE kernel_hash = ? AND kind = ? AND key != ? ORDER BY key",
+            (key.kernel_hash, key.kind, key.digest),
+        ):
+            trials = self._rows(
+                f"SELECT {_TIMES}, schedule FROM trials WHERE key = ? ORDER BY id", row[:1]
+            )
+            if not trials:
+                continue
+            metas = self._rows(
+                "SELECT meta FROM measurements WHERE key = ? AND error IS NULL ORDER BY id", row[:1]
+            )
+            decisions = FrozenMap()
+            for (meta,) in metas:
+                decisions = FrozenMap({**decisions, **json.loads(meta).get("decisions", {})})
+            every = tuple(Trial(t[-1], _measurement(t[:-1])) for t in trials)
+            found.append(Elsewhere(measure_key(row[1:]), every, decisions))
+        return found
+
+    def _know(self, key: MeasureKey) -> None:
+        """Keep what the key's digest is made of."""
+        self._connection.execute(
+            "INSERT OR IGNORE INTO keys VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                key.digest,
+                key.kind,
+                key.kernel_hash,
+                key.target,
+                key.device,
+                canonical(key.protocol),
+                canonical(key.versions),
+            ),
+        )
 
     # quality -------------------------------------------------------------------------------------
 
@@ -119,7 +166,7 @@ class Records(Ledger):
         """The newest evaluation under the key, one that worked before one that failed."""
         rows = self._rows(
             "SELECT id, quality, output_error, error FROM evaluations WHERE key = ?"
-            " ORDER BY error IS NOT NULL, id DESC LIMIT 1",
+            " ORDER BY error IS NOT NULL, created DESC, id DESC LIMIT 1",
             (key.digest,),
         )
         self._use_all([("evaluation", row[0]) for row in rows])
@@ -146,11 +193,17 @@ class Records(Ledger):
     def find_sensitivity(self, key: SensitivityKey) -> float | None:
         """The newest value under the key."""
         rows = self._rows(
-            "SELECT id, value FROM sensitivities WHERE key = ? ORDER BY id DESC LIMIT 1",
+            "SELECT id, value FROM sensitivities WHERE key = ? ORDER BY created DESC, id DESC LIMIT 1",
             (key.digest,),
         )
         self._use_all([("sensitivity", row[0]) for row in rows])
         return float(rows[0][1]) if rows else None
+
+
+def measure_key(columns: Sequence[Any]) -> MeasureKey:
+    """The key of the columns kind, kernel_hash, target, device, protocol and versions."""
+    kind, kernel_hash, target, device, protocol, versions = columns
+    return MeasureKey(kernel_hash, target, device, json.loads(protocol), json.loads(versions), kind)
 
 
 def _time_columns(measurement: Measurement) -> dict[str, Any]:

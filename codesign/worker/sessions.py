@@ -19,6 +19,9 @@ from codesign.worker.place import Place, Program, place
 Answer = tuple[Any, list[memoryview]]
 Arrays = dict[str, NDArray[np.generic]]
 
+_PROBES = 3
+"""Calls that find out how many fill a block."""
+
 _loaded: dict[str, tuple[tuple[int, int], Place, Program]] = {}
 
 
@@ -49,7 +52,7 @@ def time_bundles(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
 
     Returns:
         ``samples``: path -> seconds per call of each sweep; ``load``: cores that others kept busy;
-        ``story``: of the place.
+        ``story``: of the place; ``calls``: path -> all that the bundle was called, untimed ones too.
     """
     protocol = Protocol.from_json(params["protocol"])
     runtimes = [_runtime(p) for p in params["paths"]]
@@ -66,7 +69,12 @@ def time_bundles(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
         for i in order:
             runtimes[i].block(inputs[i], 1)  # its weights back into the cache
             samples[params["paths"][i]].append(runtimes[i].block(inputs[i], calls[i]))
-    return {"samples": samples, "load": meter.others(), "story": place().story()}, []
+    every = {
+        path: _PROBES + protocol.warmup * n + sum(o.count(i) for o in params["orders"]) * (1 + n)
+        for i, (path, n) in enumerate(zip(params["paths"], calls, strict=True))
+    }
+    story = place().story()
+    return {"samples": samples, "load": meter.others(), "story": story, "calls": every}, []
 
 
 def _runtime(path: str) -> Program:
@@ -93,4 +101,5 @@ def _inputs(runtime: Program, params: Mapping[str, Any], blobs: tuple[bytes, ...
 
 def _calls(runtime: Program, inputs: Arrays, seconds: float) -> int:
     runtime.block(inputs, 1)
-    return max(1, math.ceil(seconds / max(runtime.block(inputs, 2), 1e-7)))
+    once = runtime.block(inputs, _PROBES - 1)
+    return max(1, math.ceil(seconds / max(once, 1e-7)))

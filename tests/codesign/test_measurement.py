@@ -101,3 +101,12 @@ def test_measurement_survives_strict_json(measurement):
 def test_a_failure_always_has_a_reason():
     assert Measurement.failed("").error
     assert Measurement.failed("x").with_meta(a=1).meta == {"a": 1}
+
+
+@pytest.mark.parametrize("count", [1023, 1030, 20_000])
+def test_the_interval_of_a_long_run(count):
+    """The binomial coefficients of over 1,000 samples are larger than any float."""
+    lo, hi = median_interval([float(i) for i in range(count)])
+    half = 1.96 * count**0.5 / 2
+    assert lo == pytest.approx(count / 2 - half, abs=2)
+    assert hi == pytest.approx(count / 2 + half, abs=2)

@@ -12,7 +12,7 @@ from codesign.errors import UserError
 from codesign.kernels import Kernel, kernel_hash
 from codesign.measure import Protocol, Rig
 from codesign.metaschedule import TraceDatabase, _drop_half_line
-from codesign.records import Records
+from codesign.records import Records, Trial
 from codesign.tune import tune
 from targets.target import host
 
@@ -257,3 +257,96 @@ def test_whole_lines_are_left_alone(tmp_path):
         _drop_half_line(file)
         assert file.read_bytes() == kept
         assert all(json.loads(line) for line in kept.splitlines())
+
+
+def _wide_space(func, target):
+    """Eight schedules; only the last one is vectorised, so it is by far the fastest."""
+    found = []
+    func = func.with_attr("global_symbol", "main")
+    for tile in (1, 2, 3, 4, 6, 8, 12, 16):
+        sch = Schedule(tvm.IRModule({"main": func}))
+        i, j, k = sch.get_loops(sch.get_sblock("y"))
+        outer, inner = sch.split(j, [None, tile])
+        sch.reorder(i, outer, k, inner)
+        if tile == 16:
+            sch.vectorize(inner)
+        found.append(sch)
+    return found
+
+
+def _elsewhere(rig, target=_TARGET, device="phone", fast=-1):
+    """The trials of another device: one schedule was fast, the default was not."""
+    from codesign.device import measure_key
+    from codesign.measurement import summarize
+
+    space = _wide_space(_SMALL.func, target)
+    key = measure_key(_SMALL.hash, target, device, rig.protocol)
+    trials = [
+        Trial(kernel_hash(space[i].mod["main"]), summarize([t] * 5, [1e-3] * 6))
+        for i, t in ((0, 9e-3), (fast, 1e-3))
+    ]
+    return key, trials, space
+
+
+def test_what_was_fast_elsewhere_is_tried_right_after_the_default(rig, records, tmp_path):
+    key, trials, space = _elsewhere(rig)
+    for trial in trials:
+        records.add_trial(key, trial)
+    tuned = _tune(rig, records, tmp_path, 2, space=_wide_space)[_SMALL.hash]
+    best = kernel_hash(space[-1].mod["main"])
+    assert [t.schedule for t in records.trials(_key(rig))] == [trials[0].schedule, best]
+    assert tuned.measurement.meta["schedule"] == best
+    told = tuned.measurement.meta["transfer"]
+    assert told == {"default": 8, "warm": 2, "exact": False, "from": ["phone"]}
+    assert set(tuned.measurement.meta["decisions"]) == {trials[0].schedule, best}
+
+
+def test_without_other_devices_the_order_is_that_of_the_space(rig, records, tmp_path):
+    tuned = _tune(rig, records, tmp_path, 2, space=_wide_space)[_SMALL.hash]
+    space = [kernel_hash(s.mod["main"]) for s in _wide_space(_SMALL.func, _TARGET)]
+    assert [t.schedule for t in records.trials(_key(rig))] == space[:2]
+    assert "transfer" not in tuned.measurement.meta
+
+
+def test_a_budget_counts_what_was_tried_before_the_hints_came(rig, records, tmp_path):
+    _tune(rig, records, tmp_path, 2, space=_wide_space)
+    key, trials, space = _elsewhere(rig)
+    for trial in trials:
+        records.add_trial(key, trial)
+    again = _tune(rig, records, tmp_path, 2, space=_wide_space)[_SMALL.hash]
+    assert again.made == 0
+    more = _tune(rig, records, tmp_path, 3, space=_wide_space)[_SMALL.hash]
+    assert (more.made, more.reused) == (1, 2)
+    assert more.measurement.meta["schedule"] == kernel_hash(space[-1].mod["main"])
+
+
+def test_another_targets_schedule_is_known_by_its_decisions(rig, records, tmp_path):
+    from codesign.decisions import decisions
+    from codesign.device import measure_key
+    from codesign.measurement import summarize
+
+    best = _wide_space(_SMALL.func, _TARGET)[-1]
+    key = measure_key(_SMALL.hash, _TARGET.with_threads(2), "phone", rig.protocol)
+    fast = summarize([1e-3] * 5, [1e-3] * 6)
+    records.add_trial(key, Trial("of other code", fast))
+    records.add_measurement(key, fast.with_meta(decisions={"of other code": decisions(best)}))
+    tuned = _tune(rig, records, tmp_path, 2, space=_wide_space)[_SMALL.hash]
+    assert tuned.measurement.meta["schedule"] == kernel_hash(best.mod["main"])
+
+
+def test_our_own_spaces_are_looked_through_for_what_was_fast(rig, records, tmp_path):
+    """With a budget of 2 only 3 of a space's schedules are made, unless others are wanted."""
+    from codesign.device import measure_key
+    from codesign.measurement import summarize
+    from targets.kernels import spaces
+    from targets.kernels.linear import dense
+
+    func = dense([33], 48, 2 * _TARGET.block, _TARGET.block)
+    kernel = Kernel(kernel_hash(func), func, "linear", 1)
+    space = [kernel_hash(s.mod["main"]) for s in spaces.schedules(func, _TARGET)]
+    assert len(space) > 4
+    key = measure_key(kernel.hash, _TARGET, "phone", rig.protocol)
+    records.add_trial(key, Trial(space[-1], summarize([1e-3] * 5, [1e-3] * 6)))
+    _tune(rig, records, tmp_path, 2, (kernel,), space=None)
+    mine = measure_key(kernel.hash, _TARGET, _DEVICE, rig.protocol)
+    assert [t.schedule for t in records.trials(mine)] == [space[0], space[-1]]

@@ -8,7 +8,7 @@ import pytest
 
 from codesign.errors import UserError
 from codesign.measurement import summarize
-from codesign.records import MeasureKey, Records, RecordsError, database
+from codesign.records import MeasureKey, Records, RecordsError, Trial, database
 
 GOOD = summarize([1e-3, 1.1e-3, 1.2e-3])
 
@@ -162,3 +162,64 @@ def test_a_writer_that_never_ends_is_named(tmp_path, monkeypatch):
         other.execute("ROLLBACK")
         records.add_measurement(key("a"), GOOD)
     other.close()
+
+
+def old(path):
+    """A file as version 1 wrote it: no table of keys."""
+    with Records(path) as records:
+        records.start("run")
+        records.add_measurement(key("a"), GOOD)
+        records.add_measurement(key("a"), GOOD)
+        records.add_trial(key("a"), Trial("s", GOOD))
+        records.add_trial(key("unfinished"), Trial("s", GOOD))
+    with sqlite3.connect(path) as raw:
+        raw.execute("DROP TABLE keys")
+        raw.execute("PRAGMA user_version = 1")
+    raw.close()
+
+
+def test_a_file_of_version_1_is_upgraded_with_all_it_holds(tmp_path):
+    path = tmp_path / "r.sqlite"
+    old(path)
+    with Records(path) as records:
+        assert records._rows("SELECT key FROM keys") == [(key("a").digest,)]
+        assert records.find_measurement(key("a")) == GOOD
+        assert len(records.trials(key("unfinished"))) == 1
+        assert records.counts("run").made == {"kernel": 2, "trial": 2}
+        other = MeasureKey("a", "t", "other", {}, {})
+        assert [e.key for e in records.trials_elsewhere(other)] == [key("a")]
+        records.add_trial(key("unfinished"), Trial("t", GOOD))  # its key is told again
+        assert len(records._rows("SELECT key FROM keys")) == 2
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            records._connection.execute("DELETE FROM keys")
+    assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (2,)
+
+
+def test_an_upgrade_that_fails_leaves_version_1(tmp_path, monkeypatch):
+    path = tmp_path / "r.sqlite"
+    old(path)
+
+    def fail(connection, table):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(database, "_append_only", fail)
+    with pytest.raises(RecordsError, match="cannot grow"):
+        Records(path)
+    raw = sqlite3.connect(path)
+    assert raw.execute("PRAGMA user_version").fetchone() == (1,)
+    assert not raw.execute("SELECT name FROM sqlite_schema WHERE name = 'keys'").fetchall()
+    raw.close()
+    monkeypatch.undo()
+    with Records(path) as records:
+        assert records.find_measurement(key("a")) == GOOD
+
+
+def test_two_processes_upgrade_at_once(tmp_path):
+    path = tmp_path / "r.sqlite"
+    old(path)
+    both = [writer(path, name, 5) for name in ("a", "b")]
+    for process in both:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    with Records(path) as records:
+        assert len(records._rows("SELECT key FROM keys")) == 11
