@@ -129,6 +129,10 @@ class Target:
 
     def tvm(self) -> tvm.target.Target:
         """This target as TVM knows it."""
+        if self.kind == "opencl":
+            from targets.opencl import opencl_target
+
+            return opencl_target(self)
         import tvm
 
         made = {"kind": self.kind, "mcpu": self.mcpu, "num-cores": self.threads}
@@ -205,7 +209,13 @@ def find(name: str, threads: int = 1) -> Target:
         return host(threads)
     if name in KNOWN:
         return KNOWN[name].with_threads(threads)
-    names = [*HOST_NAMES, *KNOWN]
+    from targets import gpus  # it describes its GPUs with `Target`
+
+    if name in gpus.GENERIC:
+        return gpus.GENERIC[name]
+    if name.startswith("vulkan"):
+        gpus.refuse_vulkan(name)
+    names = [*HOST_NAMES, *KNOWN, *gpus.GENERIC]
     close = difflib.get_close_matches(name, names, n=1)
     raise TargetError(
         "unknown target",

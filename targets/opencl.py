@@ -1,0 +1,102 @@
+"""How code for OpenCL is made: the target as TVM knows it, and what its code generator needs done before.
+
+TVM 0.27 prints float constants with seven digits, too few for some float32, and `exp` under a name that is
+none; it knows no vectors of reinterpreted bits. All of that is put right here, once, for every kernel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tvm
+import tvm_ffi
+from tvm import tirx
+from tvm.target.intrin import register_intrin_lowering
+
+from targets.errors import TargetError
+from targets.target import Target
+
+KIND = "opencl"
+
+_NAMES = {
+    "float16": "half", "float32": "float", "int8": "char", "uint8": "uchar", "int16": "short",
+    "uint16": "ushort", "int32": "int", "uint32": "uint", "int64": "long", "uint64": "ulong",
+}  # fmt: skip
+
+
+def opencl_target(target: Target) -> tvm.target.Target:
+    """``target`` as TVM knows it: device code in OpenCL C, host code by LLVM.
+
+    All GPUs have the same keys: with ``adreno`` among them TVM takes a pipeline made for textures.
+
+    Raises:
+        TargetError: it has no GPU.
+    """
+    gpu = target.gpu
+    if gpu is None:
+        raise TargetError(
+            "a target of kind opencl without a GPU",
+            got=target.name,
+            allowed="Target(kind='opencl', gpu=Gpu(...))",
+        )
+    host: dict[str, Any] = {"kind": "llvm"}
+    if target.architecture == "aarch64":
+        host |= {
+            "mtriple": target.triple or "aarch64-linux-gnu",
+            "mattr": [f"+{name}" for name in sorted(target.features)],
+        }
+    made = {
+        "kind": KIND,
+        "keys": ["opencl", "gpu"],
+        "max_num_threads": gpu.max_threads,
+        "max_threads_per_block": gpu.max_threads,
+        "max_shared_memory_per_block": gpu.local_bytes,
+        # reductions across work items go by local memory: no driver promises how items are grouped
+        "thread_warp_size": 1,
+        "host": host,
+    }
+    return tvm.target.Target(made)
+
+
+def exact_constants(mod: tvm.IRModule) -> tvm.IRModule:
+    """``mod`` with each float32 constant that seven digits do not tell given by its bits."""
+
+    def bits(value: tirx.FloatImm) -> tirx.Expr:
+        if str(value.ty.dtype) != "float32" or printed_exactly(value.value):
+            return value
+        pattern = int(np.float32(value.value).view(np.int32))
+        return tirx.reinterpret("float32", tirx.IntImm("int32", pattern))
+
+    def rewritten(func: Any) -> Any:
+        if not isinstance(func, tirx.PrimFunc):
+            return func
+        return func.with_body(tvm_ffi.structural_map(func.body, [(tirx.FloatImm, bits)]))
+
+    return tvm.IRModule(
+        {gv: rewritten(f) for gv, f in mod.functions_items()}, attrs=mod.attrs
+    )
+
+
+def printed_exactly(value: float) -> bool:
+    """Whether the code generator's way to print a float32 tells it exactly."""
+    single = np.float32(value)
+    return not np.isfinite(single) or np.float32(f"{single:e}") == single
+
+
+def _reinterpreted(call: tvm.ir.Call) -> tirx.Expr:
+    """``as_float4(x)``: the operator of OpenCL C, for scalars and vectors alike."""
+    base, _, lanes = str(call.ty.dtype).partition("x")
+    return tirx.call_pure_extern(str(call.ty.dtype), f"as_{_NAMES[base]}{lanes}", call.args[0])
+
+
+def _by_name(call: tvm.ir.Call) -> tirx.Expr:
+    """A function that OpenCL C has under the same name, of vectors too."""
+    return tirx.call_pure_extern(
+        str(call.ty.dtype), call.op.name.removeprefix("tirx."), *call.args
+    )
+
+
+_LEVEL = 100  # above TVM's own rules
+register_intrin_lowering("tirx.reinterpret", target=KIND, f=_reinterpreted, level=_LEVEL)
+register_intrin_lowering("tirx.exp", target=KIND, f=_by_name, level=_LEVEL)
