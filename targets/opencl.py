@@ -1,11 +1,13 @@
 """How code for OpenCL is made: the target as TVM knows it, and what its code generator needs done before.
 
-TVM 0.27 prints float constants with seven digits, too few for some float32, and `exp` under a name that is
-none; it knows no vectors of reinterpreted bits. All of that is put right here, once, for every kernel.
+TVM 0.27 prints float constants with seven digits, too few for some float32, names of variables as they are,
+and `exp` under a name that is none; it knows no vectors of reinterpreted bits. All of that is put right here,
+once, for every kernel.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from targets.errors import TargetError
 from targets.target import Target
 
 KIND = "opencl"
+
+_IDENTIFIER, _OTHER = re.compile("[A-Za-z_][A-Za-z0-9_]*"), re.compile("[^A-Za-z0-9_]")
 
 _NAMES = {
     "float16": "half", "float32": "float", "int8": "char", "uint8": "uchar", "int16": "short",
@@ -59,8 +63,23 @@ def opencl_target(target: Target) -> tvm.target.Target:
     return tvm.target.Target(made)
 
 
-def exact_constants(mod: tvm.IRModule) -> tvm.IRModule:
-    """``mod`` with each float32 constant that seven digits do not tell given by its bits."""
+def printable(mod: tvm.IRModule) -> tvm.IRModule:
+    """``mod`` with what the code generator prints wrongly said in another way.
+
+    Float32 constants that seven digits do not tell are given by their bits; variables get names that C allows,
+    for those of weights come from the model.
+    """
+    return tvm.IRModule(
+        {
+            gv: _printable(f) if isinstance(f, tirx.PrimFunc) else f
+            for gv, f in mod.functions_items()
+        },
+        attrs=mod.attrs,
+    )
+
+
+def _printable(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    renamed: list[tuple[tirx.Var, tirx.Var]] = []
 
     def bits(value: tirx.FloatImm) -> tirx.Expr:
         if str(value.ty.dtype) != "float32" or printed_exactly(value.value):
@@ -68,14 +87,17 @@ def exact_constants(mod: tvm.IRModule) -> tvm.IRModule:
         pattern = int(np.float32(value.value).view(np.int32))
         return tirx.reinterpret("float32", tirx.IntImm("int32", pattern))
 
-    def rewritten(func: Any) -> Any:
-        if not isinstance(func, tirx.PrimFunc):
-            return func
-        return func.with_body(tvm_ffi.structural_map(func.body, [(tirx.FloatImm, bits)]))
+    def name(var: tirx.Var) -> tirx.Var:
+        if _IDENTIFIER.fullmatch(var.name):
+            return var
+        for old, new in renamed:
+            if old.same_as(var):
+                return new
+        new = tirx.Var(_OTHER.sub("_", var.name) + f"_{len(renamed)}", var.ty)
+        renamed.append((var, new))
+        return new
 
-    return tvm.IRModule(
-        {gv: rewritten(f) for gv, f in mod.functions_items()}, attrs=mod.attrs
-    )
+    return tvm_ffi.structural_map(func, [(tirx.FloatImm, bits), (tirx.Var, name)])
 
 
 def printed_exactly(value: float) -> bool:

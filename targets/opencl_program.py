@@ -15,7 +15,7 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.ir.instrument import pass_instrument
 
-from targets.opencl import exact_constants
+from targets.opencl import printable
 from targets.target import Target
 
 _DIMENSIONS = ("x", "y", "z")
@@ -86,7 +86,7 @@ def program(scheduled: s_tir.Schedule | tirx.PrimFunc, target: Target) -> Progra
         tvm.error.TVMError: the code generator refuses it, as where a loop is bound to no thread.
     """
     func = scheduled.mod["main"] if isinstance(scheduled, s_tir.Schedule) else scheduled
-    mod = exact_constants(tvm.IRModule({"main": func.with_attr("global_symbol", "main")}))
+    mod = printable(tvm.IRModule({"main": func.with_attr("global_symbol", "main")}))
     split: list[tvm.IRModule] = []
 
     @pass_instrument
@@ -187,7 +187,7 @@ def excesses(made: Program, target: Target) -> list[str]:
 
 def arguments(made: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """All arrays of a program: its inputs, and the others full of bytes 0xFF (NaN, -1)."""
-    arrays = [np.ascontiguousarray(v) for v in inputs]
+    arrays = [np.require(v, requirements="C") for v in inputs]
     for number, (array, value) in enumerate(zip(made.arrays, arrays, strict=False)):
         if value.shape != array.shape or str(value.dtype) != array.dtype:
             got = f"{value.dtype}{value.shape}"
