@@ -1,7 +1,7 @@
 """How code for OpenCL is made: the target as TVM knows it, and what its code generator needs done before.
 
 TVM 0.27 prints float constants with seven digits, too few for some float32, names of variables as they are,
-and `exp` under a name that is none; it knows no vectors of reinterpreted bits. All of that is put right here,
+and `exp` and others under names that are none; it knows no vectors of reinterpreted bits. All of that is put right here,
 once, for every kernel.
 """
 
@@ -120,5 +120,11 @@ def _by_name(call: tvm.ir.Call) -> tirx.Expr:
 
 
 _LEVEL = 100  # above TVM's own rules
+_FUNCTIONS = (
+    "exp", "tan", "asin", "acos", "atan", "asinh", "acosh", "atanh", "log1p", "log10", "atan2", "hypot",
+    "copysign", "nextafter", "ldexp",
+)  # fmt: skip
+
 register_intrin_lowering("tirx.reinterpret", target=KIND, f=_reinterpreted, level=_LEVEL)
-register_intrin_lowering("tirx.exp", target=KIND, f=_by_name, level=_LEVEL)
+for _name in _FUNCTIONS:
+    register_intrin_lowering(f"tirx.{_name}", target=KIND, f=_by_name, level=_LEVEL)

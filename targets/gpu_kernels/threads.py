@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import gcd
 
-from tvm import s_tir
+import tvm
+import tvm_ffi
+from tvm import s_tir, tirx
 
 from targets.gpu import Gpu
 from targets.kernels.blocks import Block, Loop, decide, extent
@@ -49,11 +51,25 @@ def vector_width(total: int, most: int = 4) -> int:
     return next((w for w in WIDTHS if w <= most and total % w == 0), 1)
 
 
+def has_truth_values(sch: s_tir.Schedule, block: Block) -> bool:
+    """Whether a block computes with bool: OpenCL C has no vectors of it, and TVM 0.27 takes integers instead."""
+    found = False
+
+    def visit(node: tvm.ir.Expr) -> None:
+        nonlocal found
+        found = found or str(node.ty.dtype) == "bool"
+
+    kinds = ((tvm.ir.TensorLoad, visit), (tirx.Cast, visit))
+    statement = sch.get(block)
+    tvm_ffi.structural_walk(statement.body, kinds, order="post")
+    return found or any(str(w.source.dtype) == "bool" for w in statement.writes)
+
+
 def vectorize_inner(sch: s_tir.Schedule, block: Block, most: int = 4) -> None:
     """Vectorise the last loop of ``block``, one of its own; what is left of it is unrolled."""
     loop = sch.get_loops(block)[-1]
     total = extent(sch, loop)
-    width = vector_width(total, most)
+    width = 1 if has_truth_values(sch, block) else vector_width(total, most)
     if width == 1:
         if 1 < total <= 16:
             sch.unroll(loop)
