@@ -90,5 +90,5 @@ class _Requests:
             raise UserError(
                 "the bundle stopped running in a long run", got=str(reply), next="codesign doctor"
             )
-        self.calls += int(reply.result["calls"][0])
-        return [float(s) for s in reply.result[self._path]]
+        self.calls += int(reply.result["calls"][self._path])
+        return [float(s) for s in reply.result["samples"][self._path]]

@@ -19,7 +19,7 @@ from passes.combine_qkv import combine_qkv
 from passes.lower import lower
 from passes.model import Model
 from passes.normalize import normalize
-from targets.kernels.amx import lower_tiles
+from targets.codegen import prepared
 from targets.target import Target
 
 
@@ -63,4 +63,5 @@ def finish() -> tvm.transform.Pass:
 
 def build(scheduled: tvm.IRModule, target: Target) -> relax.VMExecutable:
     """Phase 6: an executable for ``relax.VirtualMachine`` or ``export_library``."""
-    return relax.build(lower_tiles(scheduled), target.tvm(), relax_pipeline=finish())
+    made = target.tvm()
+    return relax.build(prepared(scheduled, made), made, relax_pipeline=finish())

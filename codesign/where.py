@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from codesign.devices.wire import Address, parse_address
+from codesign.devices.wire import TRACKER_PORT, Address, parse_address
 from codesign.errors import UserError
 
-TRACKER = "127.0.0.1:9190"
+TRACKER = f"127.0.0.1:{TRACKER_PORT}"
 """Where a tracker is looked for if nobody says; TVM's own choice of the port."""
 
 

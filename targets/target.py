@@ -160,7 +160,8 @@ class Target:
         """This target as TVM knows it; for a GPU, with its host.
 
         OpenCL promises no work item that it runs in step with another, so TVM is not told the width of a
-        subgroup: where it knows one it leaves out barriers.
+        subgroup: where it knows one it leaves out barriers. All GPUs have the same keys: with ``adreno`` among
+        them TVM takes a pipeline made for textures.
         """
         import tvm
 
@@ -173,10 +174,9 @@ class Target:
             "max_threads_per_block": self.gpu.max_threads,
             "max_num_threads": self.gpu.max_threads,
             "max_shared_memory_per_block": self.gpu.local_bytes,
+            "thread_warp_size": 1,
             "host": host,
         }
-        if self.gpu.family != "opencl":  # what TVM's own schedules look for
-            made |= {"device": self.gpu.family, "keys": [self.gpu.family, "opencl", "gpu"]}
         return tvm.target.Target(made)
 
     def _processor(self) -> dict[str, Any]:
@@ -340,10 +340,13 @@ def _split(name: str) -> tuple[str, str, tuple[str, ...]]:
 def _named(name: str) -> Target:
     if name in HOST_NAMES:
         return host()
-    # a description of a device becomes targets, so the catalog is built on this module
+    # a description of a device becomes targets, so the catalog is built on this module, as are the GPUs
+    from targets import gpus
     from targets.catalog import catalog_targets
 
-    known = {**KNOWN, **PLATFORMS, **catalog_targets()}
+    if name.startswith("vulkan"):
+        gpus.refuse_vulkan(name)
+    known = {**KNOWN, **PLATFORMS, **gpus.GENERIC, **catalog_targets()}
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, [*HOST_NAMES, *known], n=3)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import tvm_ffi
 from tvm import s_tir, tirx
 
+from targets.gpu_kernels import spaces as gpu_spaces
 from targets.kernels import (
     attend,
     attend_int8,
@@ -50,13 +51,11 @@ from targets.kernels.intrin_bf16 import dot2_name
 from targets.kernels.intrin_load import WIDTHS, load_name
 from targets.kernels.intrin_words import dot_words_name, sum_words_name
 from targets.kernels.primfunc import FAMILY
+from targets.kernels.space import Apply, Space, Spaces
 from targets.target import Target
 
 DEFAULT = "default"
 """Name of the space of every function that is none of our kernels: one schedule, for all of them."""
-
-Apply = Callable[[s_tir.Schedule], None]
-Space = Callable[[tirx.PrimFunc, Target], Iterator[Apply]]
 
 _LOG = logging.getLogger(__name__)
 
@@ -157,7 +156,7 @@ def written_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
     yield lambda sch: None
 
 
-_SPACES: dict[str, Space] = {
+_PROCESSOR: dict[str, Space] = {
     linear.FAMILY_NAME: float_space,
     linear_sparse.FAMILY_NAME: float_space,
     linear_bf16.FAMILY_NAME: bf16_space,
@@ -180,6 +179,12 @@ _SPACES: dict[str, Space] = {
     attention_int8.FAMILY_NAME: attention_int8_space,
     merge_tokens.FAMILY_NAME: written_space,
 }
+
+_KINDS: dict[str, Spaces] = {
+    "llvm": Spaces(_PROCESSOR, default_schedule),
+    "opencl": gpu_spaces.SPACES,
+}
+"""By the code generator that the schedules are for."""
 
 
 def space_name(func: tirx.PrimFunc) -> str:
@@ -219,10 +224,11 @@ def schedules(
         limit: most schedules to make; each takes tens of milliseconds.
     """
     name = space_name(func)
+    spaces = _KINDS[target.kind]
     found: list[s_tir.Schedule] = []
     refused: dict[str, None] = {}
-    if name in _SPACES:
-        for apply in _SPACES[name](func, target):
+    if name in spaces.by_family:
+        for apply in spaces.by_family[name](func, target):
             sch = new_schedule(func)
             try:
                 apply(sch)
@@ -234,4 +240,4 @@ def schedules(
                 break
     if refused:
         _LOG.warning("schedules of space %s that do not fit: %s", name, "; ".join(refused))
-    return found or [default_schedule(func, target)]
+    return found or [spaces.default(func, target)]

@@ -124,7 +124,10 @@ def takes_vectors(sch: s_tir.Schedule, anchor: Block, target: Target) -> bool:
     Not where inputs are no whole vectors, or lie anywhere, as those of a sparse product.
     """
     buffer = written(sch, anchor)
-    if index_reads(sch, anchor) or lanes_name(target, str(buffer.dtype), int(buffer.shape[-1])) is None:
+    if (
+        index_reads(sch, anchor)
+        or lanes_name(target, str(buffer.dtype), int(buffer.shape[-1])) is None
+    ):
         return False
     inputs = extent(sch, sch.get_loops(anchor)[-1])
     return inputs % inputs_of(target, str(buffer.dtype)) == 0

@@ -1,0 +1,302 @@
+"""The tuning space of all matrix products on a GPU, linear layers and convolutions alike.
+
+A work item computes a tile of a few rows by one packed block of outputs, in registers: each weight that it loads
+serves all its rows, each input all its outputs. Work items of a group lie side by side along outputs and rows,
+so that they share what they read in the caches; the packed block gives each of them whole vectors of weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import tvm
+import tvm_ffi
+from tvm import s_tir, tirx
+from tvm.sym import detect_linear_equation
+
+from targets.gpu_kernels.default import bind_nest
+from targets.gpu_kernels.group import across_and_down, bind_tiles
+from targets.gpu_kernels.threads import vector_width, vectorize_inner
+from targets.kernels.blocks import (
+    Block,
+    Loop,
+    Node,
+    UnsuitedError,
+    anchor_in,
+    bring,
+    decide,
+    extent,
+    flow,
+    inline_single_use,
+    loops_under,
+    new_schedule,
+    written,
+)
+from targets.kernels.default import uses
+from targets.kernels.linear import ROW_SLACK, row_position
+from targets.kernels.space import Apply
+from targets.kernels.strip import STRIP_COLUMNS
+from targets.target import Target
+
+ROW_OPTIONS = (1, 2, 3, 4, 5, 6, 7, 8)
+STEP_OPTIONS = (1, 2, 4)
+
+MOST_UNROLLED = 16
+
+STRIPS_FIRST, STRIPS_INLINE = 1, 0
+STRIP_OPTIONS = (STRIPS_FIRST, STRIPS_INLINE)
+"""Padded strips of an image are made by a kernel of their own, or padding is computed with each read."""
+
+
+@dataclass(frozen=True)
+class ProductTile:
+    """One point of the space.
+
+    Attributes:
+        rows: rows of a work item; of a convolution, output columns.
+        across, down: work items of a group along blocks of outputs, and along rows.
+        step: inputs that are loaded at once.
+        strips: one of STRIP_OPTIONS.
+    """
+
+    rows: int
+    across: int
+    down: int
+    step: int = 4
+    strips: int = STRIPS_FIRST
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The blocks of a product: what comes before it, itself, and what follows.
+
+    Attributes:
+        before: strips, sums over short stretches, sums of inputs.
+        anchor: the product.
+        rest: elementwise work behind it; the last one writes the result.
+        at: which loop of the last one walks the rows of a tile.
+    """
+
+    before: list[Node]
+    anchor: Node
+    rest: list[Node]
+    at: int
+
+
+def parts(sch: s_tir.Schedule) -> Parts:
+    """The blocks of a product; raises UnsuitedError if it is none."""
+    nodes = flow(sch)
+    position = anchor_in(nodes)
+    anchor, rest = nodes[position], nodes[position + 1 :]
+    if not rest or not rest[-1].output or any(node.reduces for node in rest):
+        raise UnsuitedError("not a product followed by elementwise work")
+    *lead, _ = (extent(sch, loop) for loop in sch.get_loops(rest[-1].block))
+    image = len(written(sch, anchor.block).shape) == 5
+    return Parts(nodes[:position], anchor, rest, 2 if image else row_position(lead))
+
+
+def products(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
+    """All tiles worth trying for a product, the one expected to be fastest first."""
+    for point in product_tiles(func, target):
+        yield partial(tile_product, tile=point)
+
+
+def product_tiles(func: tirx.PrimFunc, target: Target) -> list[ProductTile]:
+    """The points of the space, the best guess first."""
+    sch = new_schedule(func)
+    found = parts(sch)
+    *lead, _ = (extent(sch, loop) for loop in sch.get_loops(found.rest[-1].block))
+    blocks = int(written(sch, found.anchor.block).shape[-2])
+    rows = lead[found.at]
+    most = min(rows, max(ROW_OPTIONS), ROW_SLACK + 1)
+    tall = [r for r in ROW_OPTIONS if r <= most]
+    # 4 rows by 8 outputs are 32 sums: as many registers as leave room for other items
+    tall.sort(key=lambda r: (-(-rows // r) * r / rows * (1 + 0.5 / r), abs(r - 4)))
+    points = []
+    for number, r in enumerate(tall[:3]):
+        shapes = across_and_down(blocks, -(-rows // r), target)
+        for across, down in shapes[: 3 if number == 0 else 1]:
+            points.append(ProductTile(r, across, down))
+    best = points[0]
+    points += [ProductTile(best.rows, best.across, best.down, step) for step in (1, 2)]
+    if any(is_strip(sch, node) for node in found.before):
+        points.append(ProductTile(best.rows, best.across, best.down, strips=STRIPS_INLINE))
+    return points
+
+
+def is_strip(sch: s_tir.Schedule, node: Node) -> bool:
+    """Whether a block makes padded strips of an image."""
+    return STRIP_COLUMNS in sch.get(node.block).annotations
+
+
+def tile_product(sch: s_tir.Schedule, tile: ProductTile) -> None:
+    """Schedule a fused product."""
+    found = parts(sch)
+    decide(sch, STRIP_OPTIONS, tile.strips)
+    last = found.rest[-1].block
+    nb = int(written(sch, found.anchor.block).shape[-1])
+    staged = inline_single_use(sch, found.rest[:-1])
+    *lead, j = sch.get_loops(last)
+    ro, ri = sch.split(lead[found.at], [None, decide(sch, ROW_OPTIONS, tile.rows)])
+    jo, ji = sch.split(j, [None, nb])
+    around = lead[: found.at]
+    sch.reorder(*around, ro, jo, ri, ji)
+    item = bind_tiles(sch, around, ro, jo, tile.across, tile.down)
+    for node in reversed(staged):
+        bring(sch, node.block, ri)
+        vectorize_inner(sch, node.block)
+    sch.unroll(ri)
+    vectorize_inner(sch, last)
+    place_product(sch, found, item, tile.step)
+    place_before(sch, found, tile.strips)
+
+
+def place_product(sch: s_tir.Schedule, found: Parts, inside: Loop, step: int) -> None:
+    """Bring the product under the loop ``inside`` over tiles, its sums into registers."""
+    anchor = found.anchor.block
+    short = [n for n in found.before if n.reduces and reads_whole(sch, n, anchor)]
+    spatial, reduction = bring(sch, anchor, inside)
+    if not short:
+        multiply(sch, anchor, spatial, reduction, step)
+        return
+    if len(short) > 1:
+        raise UnsuitedError("a product of more than one kind of sums")
+    *_, row, o, j = spatial
+    sch.reorder(*reduction, row, o, j)
+    for loop in (row, o):
+        sch.unroll(loop)
+    vectorize_loop(sch, j)
+    clear(sch, anchor, reduction[0])
+    inner_spatial, inner_reduction = bring(sch, short[0].block, reduction[-1])
+    multiply(sch, short[0].block, inner_spatial, inner_reduction, step)
+
+
+def reads_whole(sch: s_tir.Schedule, node: Node, anchor: Block) -> bool:
+    """Whether a block makes as many numbers for each sum of the product as that adds up."""
+    return len(written(sch, node.block).shape) > len(written(sch, anchor).shape)
+
+
+def multiply(
+    sch: s_tir.Schedule, block: Block, spatial: list[Loop], reduction: list[Loop], step: int
+) -> None:
+    """The loops of a product: inputs outside, the tile of rows and outputs inside."""
+    grouped = reads_groups(sch, block)
+    *others, row, o, j = spatial
+    *outer, k = reduction[:-1] if grouped else reduction
+    size = decide(sch, STEP_OPTIONS, step)
+    ko, ki = sch.split(k, [None, size if extent(sch, k) % step == 0 else 1])
+    group = reduction[-1:] if grouped else []
+    sch.reorder(*others, *outer, ko, row, ki, o, j, *group)
+    read_ahead(sch, block, row, ko)
+    for loop in (row, ki, o, *group):
+        sch.unroll(loop)
+    if grouped:
+        sch.unroll(j)
+    else:
+        vectorize_loop(sch, j)
+    clear(sch, block, (outer or [ko])[0])
+
+
+def reads_groups(sch: s_tir.Schedule, block: Block) -> bool:
+    """Whether inputs come in groups that lie together in the weights: 8-bit codes, pairs of bfloat16."""
+    statement = sch.get(block)
+    output = [a.var for a in statement.iter_vars if a.iter_type == tirx.IterVar.DataPar][-1]
+    own = written(sch, block)
+    reads = [r for r in statement.reads if not r.source.same_as(own)]
+    return not any(r.region[-1].min.same_as(output) for r in reads)
+
+
+def vectorize_loop(sch: s_tir.Schedule, loop: Loop, most: int = 4) -> None:
+    """Vectorise a loop of outputs, unroll what is left of it."""
+    total = extent(sch, loop)
+    width = vector_width(total, most)
+    if width == 1:
+        sch.unroll(loop)
+        return
+    outer, lanes = sch.split(loop, [None, width])
+    sch.unroll(outer)
+    sch.vectorize(lanes)
+
+
+def clear(sch: s_tir.Schedule, block: Block, reduction: Loop) -> None:
+    """Set the sums of a tile to zero before the loop ``reduction``."""
+    *_, row, outputs, last = sch.get_loops(sch.decompose_reduction(block, reduction))
+    for loop in (row, outputs):
+        if sch.get(loop).kind == tirx.ForKind.SERIAL and extent(sch, loop) <= MOST_UNROLLED:
+            sch.unroll(loop)
+    if sch.get(last).kind == tirx.ForKind.SERIAL:
+        vectorize_loop(sch, last)
+
+
+def read_ahead(sch: s_tir.Schedule, block: Block, row: Loop, step: Loop) -> None:
+    """Load the weights of one step, and the inputs of one row of it, as vectors into registers."""
+    for position, where in contiguous_reads(sch, block, row, step):
+        copy = sch.cache_read(block, position, "local", consumer_blocks=[block])
+        sch.compute_at(copy, where, preserve_unit_loops=True)
+        for loop in loops_under(sch, copy, where)[:-1]:
+            sch.unroll(loop)
+        vectorize_inner(sch, copy)
+
+
+def contiguous_reads(
+    sch: s_tir.Schedule, block: Block, row: Loop, step: Loop
+) -> list[tuple[int, Loop]]:
+    """(which read, the loop to load it in): weights by output, inputs in the order of the sum."""
+    statement = sch.get(block)
+    own = written(sch, block)
+    outputs = [a.var for a in statement.iter_vars if a.iter_type == tirx.IterVar.DataPar]
+    inputs = [a.var for a in statement.iter_vars if a.iter_type == tirx.IterVar.CommReduce]
+    found = []
+    for position, last in last_indices(statement, own):
+        if last.same_as(outputs[-1]):
+            found.append((position, step))
+        elif coefficient(last, inputs[-1]) == 1:
+            found.append((position, row if not uses(last, outputs[-1]) else step))
+    return found
+
+
+def last_indices(statement: s_tir.SBlock, own: tirx.Buffer) -> list[tuple[int, tirx.Expr]]:
+    """(which read of a block, where it reads along the last dimension), its own sums left out."""
+    found: list[tuple[int, tirx.Expr]] = []
+
+    def visit(load: tvm.ir.TensorLoad) -> None:
+        for position, read in enumerate(statement.reads):
+            known = any(position == p for p, _ in found)
+            if load.source.same_as(read.source) and not load.source.same_as(own) and not known:
+                found.append((position, load.indices[-1]))
+
+    tvm_ffi.structural_walk(statement.body, [(tvm.ir.TensorLoad, visit)], order="post")
+    return sorted(found, key=lambda f: f[0])
+
+
+def coefficient(index: tirx.Expr, var: tirx.Var) -> int:
+    """By how much an index moves with ``var``; 0 if it does not, or not evenly."""
+    if any_load(index):
+        return 0
+    terms = detect_linear_equation(index, [var])
+    return int(terms[0]) if terms and isinstance(terms[0], tirx.IntImm) else 0
+
+
+def any_load(index: tirx.Expr) -> bool:
+    """Whether an index comes out of a list."""
+    found = False
+
+    def visit(load: tvm.ir.TensorLoad) -> None:
+        nonlocal found
+        found = True
+
+    tvm_ffi.structural_walk(index, [(tvm.ir.TensorLoad, visit)], order="post")
+    return found
+
+
+def place_before(sch: s_tir.Schedule, found: Parts, strips: int) -> None:
+    """What a product reads besides its inputs: kernels of their own, or inlined."""
+    for node in found.before:
+        if reads_whole(sch, node, found.anchor.block):
+            continue
+        if is_strip(sch, node) and strips == STRIPS_INLINE:
+            sch.compute_inline(node.block)
+        else:
+            bind_nest(sch, node, 64)

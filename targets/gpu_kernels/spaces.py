@@ -1,0 +1,34 @@
+"""Which tuning space a kernel has on a GPU."""
+
+from __future__ import annotations
+
+from targets.gpu_kernels.default import default_schedule
+from targets.gpu_kernels.product import products
+from targets.kernels import (
+    conv,
+    conv_bf16,
+    conv_fp16,
+    conv_int8,
+    conv_sparse,
+    conv_sparse_int8,
+    linear,
+    linear_bf16,
+    linear_fp16,
+    linear_int8,
+    linear_sparse,
+    linear_sparse_int8,
+    linear_weight_only,
+)
+from targets.kernels.space import Space, Spaces
+
+_PRODUCTS = (
+    linear, linear_sparse, linear_bf16, linear_fp16, linear_int8, linear_sparse_int8, linear_weight_only,
+    conv, conv_sparse, conv_bf16, conv_fp16, conv_int8, conv_sparse_int8,
+)  # fmt: skip
+
+_BY_FAMILY: dict[str, Space] = {
+    **{family.FAMILY_NAME: products for family in _PRODUCTS},
+}
+
+SPACES = Spaces(_BY_FAMILY, default_schedule)
+"""For targets of kind ``opencl``."""
