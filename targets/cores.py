@@ -34,7 +34,9 @@ _APPLE = {
 PARTS: dict[int, dict[int, str]] = {
     0x41: _ARM,
     0x42: {0x516: "thunderx2t99"},
-    0x43: {0x0AF: "thunderx2t99"},
+    0x43: {
+        0x0A1: "thunderxt88", 0x0A2: "thunderxt81", 0x0A3: "thunderxt83", 0x0AF: "thunderx2t99",
+    },
     0x46: {0x001: "a64fx"},
     0x48: {0xD01: "tsv110", 0xD40: "cortex-a76"},
     0x4E: {0x004: "carmel"},
@@ -43,7 +45,7 @@ PARTS: dict[int, dict[int, str]] = {
     0x61: _APPLE,
     0x6D: {0xD49: "neoverse-n2"},
     0xC0: {0xAC3: "ampere1", 0xAC4: "ampere1a", 0xAC5: "ampere1b"},
-}
+}  # fmt: skip
 """LLVM's name by implementer and part number."""
 
 LITTLE = frozenset(

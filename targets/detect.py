@@ -229,12 +229,13 @@ def _cores(cpuinfo: str) -> dict[int, str]:
     implementer = 0
     for line in cpuinfo.splitlines():
         key, _, value = (part.strip() for part in line.partition(":"))
-        if key == "processor" and value.isdecimal() and len(value) < 6:
+        if key.lower() == "processor" and value.isdecimal() and len(value) < 6:
             waiting.append(int(value))
         elif key == "CPU implementer":
             implementer = _number(value)
         elif key == "CPU part":
-            cores |= dict.fromkeys(waiting, core_of(implementer, _number(value)))
+            told = waiting or [len(cores)]
+            cores |= dict.fromkeys(told, core_of(implementer, _number(value)))
             waiting = []
     return cores
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,6 +150,17 @@ def test_code_is_made_for_it(name, instruction):
     sch.vectorize(inner)
     code = tvm.compile(sch.mod, target=find(name).tvm()).mod.inspect_source("asm")
     assert instruction in code
+
+
+def test_an_instruction_that_the_system_withholds_is_not_used():
+    n = te.var("n")
+    a, b = (te.placeholder((n,), "float32", name=name) for name in "ab")
+    func = te.create_prim_func([a, b, te.compute((n,), lambda i: a[i] * b[i] + a[i], name="out")])
+    granted = find("graviton3")
+    withheld = replace(granted, features=granted.features - {"sve"})
+    for target, scalable in ((granted, True), (withheld, False)):
+        code = tvm.compile(func, target=target.tvm()).mod.inspect_source("asm")
+        assert (re.search(r"\bz\d+\.", code) is not None) == scalable
 
 
 def test_no_target_of_a_device_hides_another():

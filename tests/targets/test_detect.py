@@ -197,6 +197,12 @@ def test_an_old_kernel_tells_of_one_core_for_all():
     assert (cluster.core, cluster.count) == ("cortex-a53", 4)
 
 
+def test_blocks_without_a_number_are_counted():
+    text = "\n".join(["CPU implementer : 0x41", "CPU part : 0xd05"] * 3)
+    (cluster,) = describe(DeviceFacts(text, "aarch64", ASIMD)).chip.clusters
+    assert (cluster.core, cluster.count) == ("cortex-a55", 3)
+
+
 def test_processors_that_sleep_are_like_those_of_their_clock():
     text = cpuinfo([(0x41, 0xD05), (0x41, 0xD05)])
     text += cpuinfo([(0x41, 0xD0B)]).replace("processor\t: 0", "processor\t: 4")
