@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from codesign import cli_records
+from codesign import cli_records, cli_targets
 from codesign.console import JsonFlag, emit, err, out
 from codesign.devices.cli import DEFAULT_TRACKER, TrackerAt, devices_app
 from codesign.errors import UserError
@@ -34,10 +34,16 @@ app = typer.Typer(
 )
 app.add_typer(devices_app, name="devices")
 app.add_typer(cli_records.app, name="records")
+app.add_typer(cli_targets.app, name="targets")
 
 TargetName = Annotated[
     str,
-    typer.Option("--target", "-t", help="A name from `codesign targets`; default: this machine."),
+    typer.Option(
+        "--target",
+        "-t",
+        help="A name from `codesign targets`, with +feature if wanted, or a TOML file; "
+        "default: this machine.",
+    ),
 ]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads of the model.")]
 DeviceKey = Annotated[
@@ -383,26 +389,6 @@ def widths(
         emit(measured.as_dict())
     else:
         out.print(measured.table())
-
-
-@app.command(
-    epilog="Examples: codesign targets | codesign targets pixel-8 | codesign targets my-phone.toml --json"
-)
-def targets(
-    name: Annotated[
-        str | None, typer.Argument(help="One of them, or a TOML file that describes a device.")
-    ] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """List the targets that can be compiled for, and what this machine is; or explain one."""
-    from codesign.listing import targets_dict, targets_tables
-    from codesign.target_page import target_dict, target_tables
-
-    if as_json:
-        emit(target_dict(name) if name else targets_dict())
-    else:
-        for table in target_tables(name) if name else targets_tables():
-            out.print(table)
 
 
 @app.command(

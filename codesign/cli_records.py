@@ -10,22 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
+from codesign.cli_groups import group_with
 from codesign.console import JsonFlag, emit, out
 
-
-class _ShowByDefault(TyperGroup):
-    """A group whose first word may be left out if it is ``show``."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and any(not a.startswith("-") for a in args):
-            args = ["show", *args]
-        return super().parse_args(ctx, args)
-
-
 app = typer.Typer(
-    cls=_ShowByDefault,
+    cls=group_with("show"),
     no_args_is_help=True,
     epilog="Examples: codesign records runs/demo --json | "
     "codesign records export runs/demo demo.jsonl.gz | "

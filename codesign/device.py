@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 
 from codesign.frozen import canonical
 from codesign.measurement import Protocol
@@ -29,6 +30,9 @@ def target_key(target: Target) -> str:
             "features": sorted(target.features),
             "block": target.block,
             "threads": target.threads,
+            "triple": target.triple,
+            "l2_bytes": target.l2_bytes,
+            "gpu": None if target.gpu is None else asdict(target.gpu),
         }
     )
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from codesign.errors import UserError
 from codesign.fleet.fleet import Fleet, NoDeviceError
+from codesign.fleet.member import Wanted
+from codesign.where import Where
 from codesign.worker import Failure
 from targets.cpu import parse_cpuinfo
+from targets.description import DeviceDescription
+from targets.detect import DeviceFacts, describe
+from targets.device_targets import device_targets
 from targets.target import HOST_NAMES, KNOWN, Target, find
 
 _SECONDS = 60.0
-_ARM = ("aarch64-i8mm", "aarch64-dotprod", "aarch64")
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,25 @@ class Identity:
     def emulated(self) -> bool:
         return bool(self.told.get("emulated"))
 
+    @cached_property
+    def description(self) -> DeviceDescription:
+        """What the device is, from what it tells.
+
+        Raises:
+            TargetError: it is no 64-bit ARM, or tells nothing.
+        """
+        return replace(describe(DeviceFacts.from_json(self.facts)), name=self._slug)
+
     @property
     def features(self) -> frozenset[str]:
         """Of its processor, in LLVM's spelling."""
-        return parse_cpuinfo(str(self.facts.get("cpuinfo", "")))[2]
+        if self.facts.get("machine") == "x86_64":
+            return parse_cpuinfo(str(self.facts.get("cpuinfo", "")))[2]
+        return frozenset(self.description.chip.features)
+
+    @property
+    def _slug(self) -> str:
+        return "".join(c if c.isalnum() else "-" for c in self.key.lower()).strip("-") or "device"
 
     @property
     def name(self) -> str:
@@ -60,30 +80,49 @@ class Identity:
         if name in HOST_NAMES:
             return self._best()
         target = find(name)
-        machine = str(self.facts.get("machine", ""))
-        missing = target.features - self.features if self.facts else frozenset()
-        if (machine and machine != target.architecture) or (self.features and missing):
+        if not self.facts:
+            return target
+        machine, missing = str(self.facts["machine"]), target.features - self.features
+        if machine != target.architecture or missing:
             lacks = f" without {', '.join(sorted(missing))}" if missing else ""
             raise UserError(
                 f"the device cannot run code for {name}",
                 got=f"{self.name}: {machine}{lacks}",
                 allowed=f"{target.architecture} with {' '.join(sorted(target.features))}",
-                next=f"leave --target out: the best for the device is {self._best().name}",
+                next="leave --target out to compile for what the device is",
             )
         return target
 
     def _best(self) -> Target:
-        machine = self.facts.get("machine")
-        for name in KNOWN if machine == "x86_64" else _ARM:
-            target = KNOWN[name]
-            if target.architecture == machine and target.features <= self.features:
-                return target
+        if self.facts.get("machine") == "x86_64":
+            fit = (t for t in KNOWN.values() if t.architecture == "x86_64")
+            return next(t for t in fit if t.features <= self.features)
+        if self.facts:
+            return device_targets(self.description)[self._slug]
         raise UserError(
             "it is not known what to compile for this device",
             got=self.name,
             allowed="a device with our server, which tells what it is; or a target by its name",
             next="name it: --target android-arm64 (codesign targets lists all)",
         )
+
+
+def look_at(where: Where) -> Identity:
+    """Ask a device of a key what it is, and give it back.
+
+    Raises:
+        UserError: no tracker, or no device that answers with our server's facts.
+    """
+    assert where.device is not None
+    with Fleet(Wanted(where.address, where.device)) as fleet:
+        identity = identify(fleet)
+    if not identity.facts:
+        raise UserError(
+            "the device does not tell what it is", got=identity.name,
+            allowed="our server: codesign devices serve",
+            next="codesign targets lists descriptions to start from; copy one into a TOML file",
+        )  # fmt: skip
+    return identity
 
 
 def identify(fleet: Fleet) -> Identity:

@@ -102,7 +102,10 @@ def test_a_gpu_is_a_target_of_opencl(name):
     made = target.tvm()
     gpu = target.gpu
     assert made.kind.name == "opencl"
-    assert gpu.family in [str(key) for key in made.keys]
+    assert [str(key) for key in made.keys] == [
+        "opencl",
+        "gpu",
+    ]  # adreno: TVM's pipeline for textures
     assert int(made.attrs["max_threads_per_block"]) == gpu.max_threads
     assert int(made.attrs["max_shared_memory_per_block"]) == gpu.local_bytes
     assert int(made.attrs["thread_warp_size"]) == 1  # or TVM leaves out barriers

@@ -38,4 +38,4 @@ def test_a_session_works_without_torch_and_the_command_line() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == '{"serial": '
+    assert done.stdout.strip() == '{"serial":'

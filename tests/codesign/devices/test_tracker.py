@@ -89,9 +89,7 @@ def _one(tracker: TrackerThread) -> dict[str, Any]:
     return server
 
 
-def test_tvms_client_reads_our_summary(
-    running: TrackerThread, peer: Callable[[], Peer]
-) -> None:
+def test_tvms_client_reads_our_summary(running: TrackerThread, peer: Callable[[], Peer]) -> None:
     from tvm import rpc
 
     server, waiting = peer(), peer()
