@@ -90,9 +90,7 @@ def tracker() -> Iterator[TrackerThread]:
 
 
 @pytest.fixture(scope="module")
-def start(
-    tracker: TrackerThread, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Starter]:
+def start(tracker: TrackerThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
     """Starts a server at the tracker, ready when it returns; ended with the module."""
     running: list[Process] = []
 

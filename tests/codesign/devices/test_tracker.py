@@ -45,14 +45,18 @@ class Peer:
         assert self.ask(Code.PUT, key, [port, match_key], host) == Code.SUCCESS
 
     def is_closed(self) -> bool:
-        self.socket.settimeout(SECONDS)
-        try:
-            return not self.socket.recv(1)
-        except ConnectionError:
-            return True
+        return _hung_up(self.socket)
 
     def close(self) -> None:
         self.socket.close()
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    connection.settimeout(SECONDS)
+    try:
+        return not connection.recv(1)
+    except ConnectionError:
+        return True
 
 
 @pytest.fixture
@@ -89,9 +93,7 @@ def _one(tracker: TrackerThread) -> dict[str, Any]:
     return server
 
 
-def test_tvms_client_reads_our_summary(
-    running: TrackerThread, peer: Callable[[], Peer]
-) -> None:
+def test_tvms_client_reads_our_summary(running: TrackerThread, peer: Callable[[], Peer]) -> None:
     from tvm import rpc
 
     server, waiting = peer(), peer()
@@ -228,9 +230,9 @@ def test_strangers_and_the_silent_are_dropped(
     at = (running.address.host, running.address.port)
     with socket.create_connection(at, 5) as stranger:
         stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        assert stranger.recv(10) in (b"",)
+        assert _hung_up(stranger)
     with socket.create_connection(at, 5) as silent:
-        assert silent.recv(10) == b""
+        assert _hung_up(silent)
     half = Peer(running)
     half.socket.sendall(struct.pack("<i", 100) + b"[1")
     assert half.is_closed()
