@@ -15,7 +15,7 @@ from codesign.measurement import Protocol
 from codesign.where import Where
 from targets.target import HOST_NAMES, Target, find, host
 
-EMULATED: Mapping[str, Any] = {"warmup": 0, "repeats": 3, "retries": 0, "max_seconds": 0.5}
+EMULATED: Mapping[str, Any] = {"warmup": 0, "repeats": 1, "retries": 0, "max_seconds": 0.1}
 """What is different where an emulator measures: its times are kept as short as they are worth."""
 
 

@@ -5,8 +5,10 @@ TVM's own tracker is understood too. It knows less, and then what it does not te
 
 from __future__ import annotations
 
+import select
 import socket
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +17,7 @@ from codesign.devices.wire import Address, Code
 from codesign.errors import UserError
 
 _SECONDS = 5.0
+_STEP_SECONDS = 0.5
 
 
 class TrackerClient:
@@ -67,6 +70,36 @@ class TrackerClient:
     def forget(self, key: str | None, address: str | None) -> int:
         """Close their connections and strike them off; a living one is back within seconds."""
         return self._command(Code.FORGET, key, address)
+
+    def request(
+        self, key: str, seconds: float, goes_on: Callable[[], bool] = lambda: True
+    ) -> tuple[Address, str]:
+        """Wait for a server of a key: where it is, and the match key under which it expects us.
+
+        Args:
+            seconds: to wait, at most.
+            goes_on: asked every half second whether to wait on.
+
+        Raises:
+            TimeoutError: none got free in time, or ``goes_on`` said no.
+            UserError: the tracker went away, or answers otherwise than a tracker.
+        """
+        until = time.monotonic() + seconds
+        try:
+            self._socket.settimeout(self.seconds)
+            self._socket.sendall(wire.frame([Code.REQUEST, key, "", 1]))
+            while not select.select([self._socket], [], [], _STEP_SECONDS)[0]:
+                if time.monotonic() > until or not goes_on():
+                    raise TimeoutError(f"no server of '{key}' got free in {seconds:.0f} s")
+            code, grant = wire.read_frame(self._socket, time.monotonic() + self.seconds)
+            host, port, match_key = grant
+            if code != Code.SUCCESS:
+                raise wire.WireError(f"the tracker answered {code}")
+            return Address(str(host), int(port)), str(match_key)
+        except TimeoutError:
+            raise
+        except (OSError, wire.WireError, TypeError, ValueError) as error:
+            raise unreachable(self.address, error) from None
 
     def close(self) -> None:
         self._socket.close()

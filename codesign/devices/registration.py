@@ -19,7 +19,7 @@ _RETRY_SECONDS = 1.0
 _ANSWER_SECONDS = 10.0
 _POLL_SECONDS = 2.0
 _HEALTH_SECONDS, _BUSY_HEALTH_SECONDS = 5.0, 15.0  # reading it costs the device's time
-_UNUSED_SECONDS = 10.0
+_UNUSED_SECONDS = 6.0  # a client that was given the offer connects at once
 
 
 class Registration:

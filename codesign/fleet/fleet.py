@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.devices.wire import WireError
 from codesign.errors import UserError
 from codesign.fleet.breaker import Breakers
 from codesign.fleet.calibration import Calibration
 from codesign.fleet.incidents import Diary
-from codesign.fleet.member import Member, Wanted
+from codesign.fleet.member import MISFIT, Member, Wanted
 from codesign.fleet.tracker import Queue, queue_of
+from codesign.versions import INSTALL, TVM, TVM_FFI
 from codesign.worker import Failure, Reply
 
 PATIENCE = 120.0
@@ -39,8 +39,9 @@ STRIKES = 2
 MOST = 8
 """Devices that measure side by side, at most."""
 
-_OPEN_SECONDS = 60.0
-_EXAMINE_SECONDS = 60.0
+EXAMINE_SECONDS = 30.0
+"""Time for a device that failed to show that it is well."""
+
 _STEP_SECONDS = 1.0
 
 
@@ -126,9 +127,11 @@ class Fleet:
         patience: float = PATIENCE,
     ) -> None:
         self.wanted, self.patience = wanted, patience
+        self.examine_seconds = EXAMINE_SECONDS
         self.diary = Diary(say)
         self.breakers = Breakers()
         self.calibration = Calibration()
+        self._misfits: set[str] = set()
         self.examination: Examination | None = None
         """How a device shows that it is well; without it, by opening a session."""
         self._closing = threading.Event()
@@ -222,15 +225,14 @@ class Fleet:
         if not member.holds:
             try:
                 known = queue_of(self.wanted.tracker, self.wanted.key)
-            except (OSError, WireError) as error:
-                return self._wait(f"the tracker does not answer: {error}", began)
+            except UserError as error:
+                return self._wait(" ".join(str(error).split()), began)
             if known.servers == 0:
                 return self._wait("no device is registered", began)
-        failure = member.ready(max(_OPEN_SECONDS, self.patience))
+        failure = member.ready(self.patience, lambda: not self._closing.is_set())
         self.diary.waited(time.monotonic() - began, "a session")
         if failure is not None:
-            member.drop()
-            return self._wait(f"no session: {failure}", began)
+            return self._no_session(member, failure, began)
         rest = self.breakers.resting(member.device)
         if rest > 0:
             member.give_back()
@@ -251,6 +253,28 @@ class Fleet:
         self.diary.note(member.device, "it works again", lost, "taken back")
         return True
 
+    def _no_session(self, member: Member, failure: Failure, began: float) -> bool:
+        """A device that does not begin a session rests; one that has another TVM is left alone."""
+        device = member.device
+        if failure.kind == MISFIT:
+            member.give_back()
+            self._misfits.add(device)
+            if len(self._misfits) >= self.parallel:
+                raise NoDeviceError(
+                    f"the devices of '{self.wanted.key}' have another TVM", got=failure.text,
+                    allowed=f"apache-tvm {TVM} and apache-tvm-ffi {TVM_FFI} on both sides",
+                    next=f"on the device: {INSTALL}",
+                )  # fmt: skip
+            then = "it is left alone"
+        else:
+            member.drop()
+            then = "tried again"
+        if device != self.wanted.key:
+            rest = self.breakers.failed(device)
+            then = f"rests {rest:.0f} s"
+        self.diary.note(device, f"no session: {failure}", time.monotonic() - began, then)
+        return False
+
     def _wait(self, why: str, began: float) -> bool:
         self._closing.wait(_STEP_SECONDS)
         self.diary.note(self.wanted.key, why, time.monotonic() - began, "tried again")
@@ -260,7 +284,7 @@ class Fleet:
         """After a failure: whether a new session computes the reference kernel; otherwise the device rests."""
         device, what = member.device, f"{case.op} failed: {case.last}"
         member.drop()
-        well = member.ready(_EXAMINE_SECONDS) is None and self._examined(member)
+        well = member.ready(self.examine_seconds) is None and self._examined(member)
         lost = time.monotonic() - began
         self.diary.waited(lost, f"{case.op}, and the examination of the device")
         if well and member.device == device:
@@ -279,7 +303,7 @@ class Fleet:
         if known is None:
             return True  # it opened a session
         answer = member.worker.request(
-            "run_kernel", known.params, known.blobs, deadline=_EXAMINE_SECONDS
+            "run_kernel", known.params, known.blobs, deadline=self.examine_seconds
         )
         return isinstance(answer, Reply) and known.passed(answer)
 
@@ -299,8 +323,8 @@ class Fleet:
                 if found.servers:
                     return found
                 why = "the tracker knows no device of this key"
-            except (OSError, WireError) as error:
-                why = f"the tracker does not answer: {error}"
+            except UserError as error:
+                why = " ".join(str(error).split())
             if time.monotonic() > until:
                 raise self._none("", why)
             time.sleep(_STEP_SECONDS / 2)

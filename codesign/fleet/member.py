@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from codesign.devices.wire import Address, WireError
+from codesign.devices.client import TrackerClient
+from codesign.devices.wire import Address
+from codesign.errors import UserError
 from codesign.fleet.tracker import queue_of
+from codesign.versions import TVM, TVM_FFI
 from codesign.worker import Failure, Worker
 
 SESSION_SECONDS = 600
@@ -19,6 +22,12 @@ RENEW_SECONDS = 300.0
 
 SHARE_SECONDS = 20.0
 """A session older than this is given back if somebody else waits for the key."""
+
+OPEN_SECONDS = 30.0
+"""Time for a device to begin a session, once the tracker has handed it out."""
+
+MISFIT = "misfit"
+"""Kind of the failure of a device that has another TVM."""
 
 _CLOSE_SECONDS = 5.0
 
@@ -46,13 +55,14 @@ class Member:
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
         self.worker = Worker()
+        self.open_seconds = OPEN_SECONDS
         self.told: Mapping[str, Any] = {}
         self._generation = 0
         self._opened = 0.0
 
     @property
     def device(self) -> str:
-        """The serial of the device it holds, or held last; the key where none was told."""
+        """The serial of the device it holds, or held last; where a server tells none, its address."""
         return str(self.told.get("serial") or self.wanted.key)
 
     @property
@@ -61,28 +71,52 @@ class Member:
         alive = self.worker.pid is not None
         return alive and bool(self._opened) and self._generation == self.worker.generation
 
-    def ready(self, seconds: float) -> Failure | None:
-        """Hold a device within ``seconds``; None if it does, otherwise why not."""
+    def ready(self, seconds: float, goes_on: Callable[[], bool] = lambda: True) -> Failure | None:
+        """Hold a device; None if it does, otherwise why not.
+
+        Args:
+            seconds: to wait for a free one; opening the session has its own deadline.
+            goes_on: asked while it waits whether it still should.
+        """
         if self.holds and not self._overdue():
             return None
         self.give_back()
         failure = self.worker.start()
         if failure is not None:
             return failure
+        wanted = self.wanted
+        try:
+            with TrackerClient(wanted.tracker) as client:
+                address, match_key = client.request(wanted.key, seconds, goes_on)
+        except (UserError, TimeoutError) as error:
+            return Failure("device", " ".join(str(error).split()))
         params = {
-            "tracker": [self.wanted.tracker.host, self.wanted.tracker.port],
-            "key": self.wanted.key,
+            "address": [address.host, address.port],
+            "key": match_key,
             "seconds": SESSION_SECONDS,
-            "threads": self.wanted.threads,
-            "cpus": self.wanted.cpus,
-            "kind": self.wanted.kind,
+            "threads": wanted.threads,
+            "cpus": wanted.cpus,
+            "kind": wanted.kind,
         }
-        reply = self.worker.request("open_session", params, deadline=seconds)
+        reply = self.worker.request("open_session", params, deadline=self.open_seconds)
         if isinstance(reply, Failure):
+            self.told = {"serial": str(address)}  # all that is known of it
             return reply
         self.told, self._opened = dict(reply.result), time.monotonic()
         self._generation = self.worker.generation
-        return None
+        return self._misfit()
+
+    def _misfit(self) -> Failure | None:
+        """Why the device cannot run what is built here; None if it can, as far as it tells."""
+        told = self.told.get("versions") or {}
+        wrong = [
+            f"{package} {told[name]}, not {version}"
+            for name, package, version in (
+                ("tvm", "apache-tvm", TVM), ("tvm_ffi", "apache-tvm-ffi", TVM_FFI),
+            )
+            if told.get(name) not in (None, version)
+        ]  # fmt: skip
+        return Failure(MISFIT, f"the device has {' and '.join(wrong)}") if wrong else None
 
     def give_back(self) -> None:
         """End the session; a worker that does not is killed."""
@@ -105,5 +139,5 @@ class Member:
             return True
         try:
             return queue_of(self.wanted.tracker, self.wanted.key).pending > 0
-        except (OSError, WireError):
+        except UserError:
             return False  # a session that is open needs no tracker

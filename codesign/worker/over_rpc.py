@@ -36,11 +36,11 @@ class DeviceError(Exception):
 
 
 def open_session(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
-    """Ask the tracker for a device of ``key`` and run libraries there from now on.
+    """Connect to a device that the tracker has handed out, and run libraries there from now on.
 
     Args:
-        params: ``tracker`` ([host, port]), ``key``, ``seconds`` (of the session, at most), ``threads``,
-            ``cpus`` ("" for all), ``kind`` (``llvm`` or ``opencl``).
+        params: ``address`` ([host, port]), ``key`` (that it expects), ``seconds`` (of the session, at most),
+            ``threads``, ``cpus`` ("" for all), ``kind`` (``llvm`` or ``opencl``).
 
     Returns:
         What the device tells of itself; ``stock`` is true if it does not run our server.
@@ -72,14 +72,18 @@ class OverRpc:
     """An open session with a device."""
 
     def __init__(self, params: Mapping[str, Any]) -> None:
-        host, port = params["tracker"]
-        self._session = rpc.connect_tracker(host, int(port)).request(
-            params["key"], session_timeout=int(params["seconds"])
+        host, port = params["address"]
+        self._session = rpc.connect(
+            host, int(port), params["key"], session_timeout=int(params["seconds"])
         )
         self.device = self._session.cl() if params["kind"] == "opencl" else self._session.cpu()
         self.kind = str(params["kind"])
         info = self.ask("device.info")
-        self.told: dict[str, Any] = {"stock": True} if info is None else {**info, "stock": False}
+        self.told: dict[str, Any] = {
+            "serial": f"{host}:{port}",
+            "stock": info is None,
+            **(info or {}),
+        }
         self._functions: dict[str, Any] = {}
         self._libraries: dict[str, tvm.runtime.Module] = {}
         self._kept: dict[str, tvm.runtime.Tensor] = {}

@@ -34,8 +34,8 @@ def test_a_session_works_without_torch_and_the_command_line() -> None:
         "from codesign.devices.options import ServerOptions\n"
         "session.register(Path('.'), ServerOptions('k', None))\n"
         "import tvm_ffi\n"
-        "print(tvm_ffi.get_global_func('codesign.device.info')()[:11])\n"
+        "print(tvm_ffi.get_global_func('codesign.device.info')()[:9])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == '{"serial":'
+    assert done.stdout.strip() == '{"serial"'
