@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from codesign.devices.emulator import ARCHITECTURE, KEY, PROCESSOR, make_root
 from codesign.devices.wire import TRACKER_PORT
@@ -20,8 +20,6 @@ from codesign.errors import UserError
 
 if TYPE_CHECKING:
     from codesign.devices.emulated import EmulatedDevice, Fleet
-
-_err = Console(stderr=True)
 
 
 def emulate(
@@ -79,7 +77,7 @@ def emulate(
 
 
 def _say(line: str) -> None:
-    _err.print(line, markup=False, highlight=False)
+    print(line, file=sys.stderr, flush=True)
 
 
 def _show(fleet: Fleet, as_json: bool) -> None:

@@ -46,8 +46,12 @@ LEFT_OUT = ("tvm/lib/libtvm_compiler.so",)
 """240 MB that a device does not need: it runs what was compiled elsewhere. TVM does without by itself."""
 KEY = "emulated-arm64"
 """Under which emulated devices are asked for, if nothing else is said."""
-PROCESSOR = "max"
-"""QEMU's name of a processor that has every feature it knows; `cortex-a76` has dot products, not i8mm."""
+PROCESSOR = "max,pauth-impdef=on"
+"""QEMU's name of a processor that has every feature it knows; `cortex-a76` has dot products, not i8mm.
+
+It signs pointers by QEMU's own method: the architecture's costs so much that what Debian 13 compiled, which signs
+all return addresses, ran five times slower.
+"""
 
 _FORMAT = 1  # of the folder: counts up when what is in it changes
 _STAMP = "emulated.json"
@@ -125,13 +129,15 @@ def emulator() -> str | None:
     return next((name for name in EMULATORS if shutil.which(name)), None)
 
 
-def lacking() -> str | None:
-    """What this machine lacks to make and run the device, with the command that mends it; None if nothing.
+def lacking(folder: Path | None = None) -> str | None:
+    """What this machine lacks to make (if need be) and run the device, with the command that mends it.
+
+    None if nothing is lacking.
 
     Whether it reaches apt's sources and pip's index shows only in making the folder.
     """
     absent = [] if emulator() else [EMULATORS[0]]
-    if find(default_folder()) is None:
+    if find(folder or default_folder()) is None:
         absent += debian.lacking()
         if not _has_pip():
             return "no pip: python -m ensurepip"
@@ -168,7 +174,7 @@ def make_root(folder: Path | None = None, say: Say = lambda line: None) -> Emula
     folder = (folder or default_folder()).absolute()
     if (found := find(folder)) is not None and emulator() is not None:
         return found
-    if (absent := lacking()) is not None:
+    if (absent := lacking(folder)) is not None:
         raise UserError("an ARM device cannot be emulated", got=absent)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -259,13 +265,13 @@ def _compile(making: Path, folder: Path, version: str) -> None:
         python = [sys.executable]
     else:
         guest = making / "usr" / "bin" / f"python{version}"
-        python = [str(emulator()), "-L", str(making), str(guest)]
+        python = [str(emulator()), "-cpu", PROCESSOR, "-L", str(making), str(guest)]
     options = ["-q", "-j1", "--invalidation-mode", "unchecked-hash", "-x", _NEEDLESS]
     options += ["-s", str(making), "-p", str(folder)]
     places = [str(making / "usr" / "lib" / f"python{version}"), str(making / _SITE)]
     # A file that does not compile is no one's loss: packages bring some for other versions of Python.
     subprocess.run(
-        [*python, "-I", "-m", "compileall", *options, *places],
+        debian.dying_with_us([*python, "-I", "-m", "compileall", *options, *places]),
         capture_output=True,
         timeout=_SECONDS,
     )
