@@ -130,7 +130,9 @@ def _kernel(kernel: dict[str, Any], key: str, tracker: Address) -> Check:
     if status == "not built":
         return Check("kernel", "fail", text, "sudo apt install lld")
     if status == "wrong":
-        return Check("kernel", "fail", f"wrong numbers: error {kernel['error']:.1g}", "see versions")
+        return Check(
+            "kernel", "fail", f"wrong numbers: error {kernel['error']:.1g}", "see versions"
+        )
     return Check("kernel", "fail", text, "is --machine the device's? see the log of the server")
 
 
@@ -147,7 +149,9 @@ def _round_trip(times: list[float]) -> Check:
     median = statistics.median(times) * 1e3
     text = f"median {median:.2f} ms of {len(times)}"
     if median > _SLOW_MS:
-        return Check("round trip", "warn", text, "a cable or adb instead of Wi-Fi makes tuning faster")
+        return Check(
+            "round trip", "warn", text, "a cable or adb instead of Wi-Fi makes tuning faster"
+        )
     return Check("round trip", "ok", text)
 
 

@@ -70,9 +70,7 @@ def state(root: Path = Path("/"), disk: Path = Path("."), measure: bool = True) 
     }
 
 
-def info(
-    key: str, name: str, emulated: bool, disk: Path, root: Path = Path("/")
-) -> dict[str, Any]:
+def info(key: str, name: str, emulated: bool, disk: Path, root: Path = Path("/")) -> dict[str, Any]:
     """Who this device is and what runs on it; whether OpenCL is there only a session can tell."""
     return {
         "serial": serial(name, root),
@@ -130,7 +128,9 @@ def serial(name: str = "", root: Path = Path("/")) -> str:
     if is_android(root) and (text := _property("ro.serialno") or _property("ro.boot.serialno")):
         return text
     for path in ("etc/machine-id", "var/lib/dbus/machine-id"):
-        if text := read_text(root / path):  # it should not leave the machine as it is: machine-id(5)
+        if text := read_text(
+            root / path
+        ):  # it should not leave the machine as it is: machine-id(5)
             return "m-" + hashlib.sha256(f"codesign device {text}".encode()).hexdigest()[:12]
     return "unknown"
 
@@ -158,8 +158,10 @@ def hardware_capabilities(root: Path = Path("/")) -> tuple[int, int]:
     except OSError:
         data = b""
     word = struct.calcsize("P")
-    pairs = struct.iter_unpack("=QQ" if word == 8 else "=II", data[: len(data) // (2 * word) * 2 * word])
-    values: dict[int, int] = {key: value for key, value in pairs}
+    pairs = struct.iter_unpack(
+        "=QQ" if word == 8 else "=II", data[: len(data) // (2 * word) * 2 * word]
+    )
+    values: dict[int, int] = dict(pairs)
     if _AT_HWCAP not in values:
         with contextlib.suppress(OSError, AttributeError):
             ask = ctypes.CDLL(None).getauxval

@@ -36,9 +36,7 @@ def serve_here(
     After ``seconds`` the connection is shut; if the session does not end by that, the process does.
     """
     done, expired = threading.Event(), threading.Event()
-    watch = threading.Thread(
-        target=_watch, args=(connection, seconds, done, expired), daemon=True
-    )
+    watch = threading.Thread(target=_watch, args=(connection, seconds, done, expired), daemon=True)
     before, allowed = Path.cwd(), session.affinity()
     handlers = {n: signal.signal(n, signal.SIG_DFL) for n in (signal.SIGTERM, signal.SIGHUP)}
     watch.start()

@@ -32,7 +32,7 @@ def devices_table(status: dict[str, Any]) -> Table:
             hottest(device),
             _number(device.get("load")),
             f"{versions.get('tvm') or NOT_TOLD} / {versions.get('tvm_ffi') or NOT_TOLD}",
-            {True: "emulated", False: "no"}.get(health.get("emulated"), NOT_TOLD),
+            _yes(health.get("emulated")),
         )
     return table
 
@@ -81,6 +81,10 @@ def _state_text(server: dict[str, Any], health: dict[str, Any]) -> str:
     if state == "ill" and health.get("error"):
         return f"{state}: {str(health['error'])[:80]}"
     return state
+
+
+def _yes(told: bool | None) -> str:
+    return NOT_TOLD if told is None else "emulated" if told else "no"
 
 
 def _ago(seconds: float | None) -> str:

@@ -109,8 +109,8 @@ def _run_kernel(session: Any, machine: str | None) -> dict[str, Any]:
         except Exception as error:
             return {"status": "failed", "text": f"{type(error).__name__}: {error}"[-1500:]}
     exact = x.astype(np.float64) @ w.T.astype(np.float64)
-    error = float(np.abs(found - exact).max() / np.abs(exact).max())
-    return {"status": "ok" if error < 1e-5 else "wrong", "error": error, "text": ""}
+    off = float(np.abs(found - exact).max() / np.abs(exact).max())
+    return {"status": "ok" if off < 1e-5 else "wrong", "error": off, "text": ""}
 
 
 def _build(path: Path, machine: str) -> None:

@@ -18,8 +18,8 @@ from codesign.devices.wire import Address, Code
 _RETRY_SECONDS = 1.0
 _ANSWER_SECONDS = 10.0
 _POLL_SECONDS = 2.0
-_HEALTH_SECONDS = 5.0
-_UNUSED_SECONDS = 10.0
+_HEALTH_SECONDS, _BUSY_HEALTH_SECONDS = 5.0, 15.0  # reading it costs the device's time
+_UNUSED_SECONDS = 6.0  # a client that was given the offer connects at once
 
 
 class Registration:
@@ -50,9 +50,12 @@ class Registration:
         self._health = health
         self._offering = False
         self._socket: socket.socket | None = None
-        self._next_try = 0.0
-        self._drop("")
-        self._next_try = 0.0
+        self._connected = self._greeted = False
+        self._outgoing, self._incoming = bytearray(), bytearray()
+        self._answers: deque[Callable[[Any], None]] = deque()
+        self._answer_until = float("inf")
+        self._next_try = self._next_poll = self._next_health = 0.0
+        self._unused_since: float | None = None
 
     def offer(self) -> None:
         """Take one client, under a new match key, as soon as the tracker is there."""
@@ -73,7 +76,8 @@ class Registration:
             address = [self._host, self._port]
             info = {"key": f"server:{self._key}", "addr": address, "codesign": self._health()}
             self._ask([Code.UPDATE_INFO, info], lambda answer: None)
-            self._next_health = time.monotonic() + _HEALTH_SECONDS
+            pause = _HEALTH_SECONDS if self._offering else _BUSY_HEALTH_SECONDS
+            self._next_health = time.monotonic() + pause
 
     def fileno(self) -> int | None:
         """Descriptor to wait for; None while there is no connection."""
@@ -141,10 +145,10 @@ class Registration:
         self.error = error
         self.registered = self._connected = self._greeted = False
         self._outgoing, self._incoming = bytearray(), bytearray()
-        self._answers: deque[Callable[[Any], None]] = deque()
+        self._answers.clear()
         self._answer_until = float("inf")
         self._next_poll = self._next_health = 0.0
-        self._unused_since: float | None = None
+        self._unused_since = None
         self._next_try = time.monotonic() + _RETRY_SECONDS
 
     def _ask(self, message: list[Any], then: Callable[[Any], None]) -> None:

@@ -49,8 +49,17 @@ class WorkFolder:
         base = os.path.realpath(self.path)
         path = os.path.realpath(os.path.join(base, name))
         if path != base and not path.startswith(base + os.sep):
-            raise RefusedError(f"refused: {name!r} leads out of the session's work folder by a link")
+            raise RefusedError(
+                f"refused: {name!r} leads out of the session's work folder by a link"
+            )
         return Path(path)
+
+    def file(self, name: str) -> Path:
+        """The same for a file: the folder itself is refused too."""
+        path = self.resolve(name)
+        if path == Path(os.path.realpath(self.path)):
+            raise RefusedError(f"refused: {name!r} is the session's work folder, no file in it")
+        return path
 
     def save(self, name: str, data: bytes) -> None:
         """Write a file as a whole or not at all.
@@ -58,15 +67,15 @@ class WorkFolder:
         Raises:
             RefusedError: a bad name, too long, or no room on the disk.
         """
-        path = self.resolve(name)
+        path = self.file(name)
         if len(data) > self.limit:
             raise RefusedError(
                 f"refused: {name!r} has {len(data) / _MB:.1f} MB; this server takes at most"
                 f" {self.limit / _MB:.1f} MB (--max-upload-mb)"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{secrets.token_hex(4)}.part")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             part.write_bytes(data)
             os.replace(part, path)
         except OSError as error:
@@ -133,19 +142,18 @@ class Cache:
         The contents are hashed again: a file damaged on the disk is removed and counts as absent.
         """
         source = self._file(digest)
-        target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{secrets.token_hex(4)}.part")
         try:
-            try:
-                if _copy(source, part) != digest:
-                    source.unlink()
-                    return False
-            except FileNotFoundError:
+            if not source.exists():
+                return False
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if _copy(source, part) != digest:
+                source.unlink()
                 return False
             os.utime(source)
             os.replace(part, target)
         except OSError as error:
-            raise RefusedError(_no_room(target.name, 0, error)) from None
+            raise RefusedError(_no_room(target.name, _size(source), error)) from None
         finally:
             with contextlib.suppress(OSError):
                 part.unlink()
@@ -187,6 +195,13 @@ def _copy(source: Path, target: Path) -> str:
             digest.update(chunk)
             write.write(chunk)
     return digest.hexdigest()
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def _no_room(name: str, size: int, error: OSError) -> str:

@@ -8,41 +8,27 @@ and whatever happens in a session, it goes on.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
 import select
-import shutil
 import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codesign.devices import facts, wire, zygote
+from codesign.devices import facts, wire
+from codesign.devices.folders import remove, take_slot
+from codesign.devices.handshakes import Handshake, Handshakes
+from codesign.devices.nursery import Nursery, code_text, kill_group
 from codesign.devices.options import ServerOptions
 from codesign.devices.registration import Registration
 from codesign.devices.tracker import bind
 
-_HANDSHAKE_SECONDS = 5.0
-_HANDSHAKES = 32
 _GONE_SECONDS = 3.0
 _KILL_SECONDS = 5.0
-_START_SECONDS = 180.0
-_RESTART_SECONDS = (0.5, 2.0, 10.0, 30.0)
-_SLOTS = 64
-
-
-@dataclass
-class _Handshake:
-    """A peer that has not yet said who it is."""
-
-    connection: socket.socket
-    peer: str
-    until: float
-    data: bytearray = field(default_factory=bytearray)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass
@@ -54,12 +40,15 @@ class _Session:
     peer: str
     folder: Path
     started: float
-    until: float
     seconds: float
     pid: int | None = None
     gone_since: float | None = None
     killed: float | None = None
     timed_out: bool = False
+
+    @property
+    def until(self) -> float:
+        return self.started + self.seconds
 
 
 class Server:
@@ -77,17 +66,12 @@ class Server:
         self._listening = bind(options.host, options.port)
         self.port: int = self._listening.getsockname()[1]
         self._listening.setblocking(False)
-        self._lock, self._sessions = _take_slot(options.work)
+        self._lock, self._sessions = take_slot(options.work)
         options.cache.clean()
-        self._handshakes: list[_Handshake] = []
+        self._handshakes = Handshakes(self._admit, _log)
+        self._nursery = Nursery(options, self._detach)
         self._session: _Session | None = None
-        self._control: socket.socket | None = None
-        self._zygote = 0
-        self._zygote_since = 0.0
-        self._zygote_ready = False
-        self._failures = 0
-        self._next_start = 0.0
-        self._error: str | None = None
+        self._serves_here = False
         self._opencl: bool | None = None
         self._counts = {"sessions": 0, "crashed": 0, "timed_out": 0}
         self._last: dict[str, Any] | None = None
@@ -99,20 +83,25 @@ class Server:
             else None
         )
 
+    @property
+    def ready(self) -> bool:
+        """Whether a session could start now, if none were running."""
+        return self._serves_here or self._nursery.ready
+
     def health(self) -> dict[str, Any]:
         """What the tracker and its clients are told of this device."""
         running = self._session
         if running is not None:
             state = "busy"
-        elif self._zygote_ready:
+        elif self.ready:
             state = "free"
         else:
-            state = "ill" if self._failures > 2 else "starting"
+            state = "ill" if self._nursery.ill else "starting"
         return {
             **self._info,
             "version": 1,
             "state": state,
-            "error": self._error,
+            "error": self._nursery.error,
             "opencl": self._opencl,
             "fork": self.options.fork,
             "counts": dict(self._counts),
@@ -127,9 +116,9 @@ class Server:
             "device": facts.state(disk=self.options.work, measure=False),
         }
 
-    def ready_without_fork(self, opencl: bool) -> None:
-        """Say that this process itself has TVM and serves sessions."""
-        self._zygote_ready, self._opencl = True, opencl
+    def serve_here(self, opencl: bool) -> None:
+        """Say that this process itself has TVM, so that sessions run in it."""
+        self._serves_here, self._opencl = True, opencl
         self._offer()
 
     def run(self) -> None:
@@ -137,7 +126,7 @@ class Server:
         wake, waker = os.pipe()
         for end in (wake, waker):
             os.set_blocking(end, False)
-        before = {n: signal.signal(n, self._signalled) for n in _signals()}
+        before = {number: signal.signal(number, self._signalled) for number in _SIGNALS}
         old_waker = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         try:
             while not self._stop:
@@ -163,109 +152,81 @@ class Server:
 
     def _turn(self, wake: int) -> None:
         """Wait for whatever comes first, and do it."""
-        self._start_zygote()
-        poll = select.poll()
-        poll.register(wake, select.POLLIN)
-        if self._accepting():
-            poll.register(self._listening, select.POLLIN)
-        if self._control is not None:
-            poll.register(self._control, select.POLLIN)
-        for handshake in self._handshakes:
-            poll.register(handshake.connection, select.POLLIN)
+        if self.options.fork:
+            self._nursery.start()
+        ready = self._wait(wake)
         session, registration = self._session, self._registration
-        if session is not None and session.gone_since is None:
-            poll.register(session.connection, select.POLLRDHUP)
-        if registration is not None and (descriptor := registration.fileno()) is not None:
-            poll.register(descriptor, registration.events())
-        ready = {fd for fd, _ in poll.poll(int(self._pause() * 1000) + 1)}
-        with contextlib.suppress(BlockingIOError):
-            os.read(wake, 512)
         if session is not None and session.connection.fileno() in ready:
             session.gone_since = session.gone_since or time.monotonic()
-        if self._control is not None and self._control.fileno() in ready:
+        if self._nursery.fileno() in ready:
             self._hear()
         if registration is not None:
             if registration.fileno() in ready:
                 registration.handle()
             registration.tick()
-        for handshake in list(self._handshakes):
-            self._greet(handshake, handshake.connection.fileno() in ready)
+        self._handshakes.go_on(ready)
         if self._listening.fileno() in ready:
-            self._accept()
+            self._handshakes.accept(self._listening)
         self._watch()
+
+    def _wait(self, wake: int) -> set[int]:
+        """The descriptors on which something happened; none if something else is due."""
+        poll = select.poll()
+        poll.register(wake, select.POLLIN)
+        if self._accepting():
+            poll.register(self._listening, select.POLLIN)
+        if (control := self._nursery.fileno()) is not None:
+            poll.register(control, select.POLLIN)
+        self._handshakes.register(poll)
+        if self._session is not None and self._session.gone_since is None:
+            poll.register(self._session.connection, select.POLLRDHUP)
+        registration = self._registration
+        if registration is not None and (descriptor := registration.fileno()) is not None:
+            poll.register(descriptor, registration.events())
+        found = {descriptor for descriptor, _ in poll.poll(int(self._pause() * 1000) + 1)}
+        with contextlib.suppress(BlockingIOError):
+            os.read(wake, 512)
+        return found
 
     def _pause(self) -> float:
         """Seconds until something is due, at most one."""
-        now, due = time.monotonic(), [1.0]
-        due += [h.until - now for h in self._handshakes]
+        due = [self._handshakes.due()]
         if self._session is not None and self._session.killed is None:
-            due.append(self._session.until - now)
-        if self._zygote == 0:
-            due.append(self._next_start - now)
-        return max(0.0, min(due))
+            due.append(self._session.until)
+        if self.options.fork and not self._nursery.pid:
+            due.append(self._nursery.next_start)
+        return min(1.0, max(0.0, min(due) - time.monotonic()))
 
     def _accepting(self) -> bool:
         """Whether connections are looked at: a client without a tracker waits until its turn."""
-        idle = self._zygote_ready and self._session is None
-        return len(self._handshakes) < _HANDSHAKES and (idle or self._registration is not None)
+        idle = self.ready and self._session is None
+        return self._handshakes.has_room() and (idle or self._registration is not None)
 
-    def _accept(self) -> None:
-        connection, address = self._listening.accept()
-        connection.setblocking(False)
-        with contextlib.suppress(OSError):
-            wire.keep_alive(connection)
-        until = time.monotonic() + _HANDSHAKE_SECONDS
-        self._handshakes.append(_Handshake(connection, str(address[0]), until))
-
-    def _greet(self, handshake: _Handshake, ready: bool) -> None:
-        """Read on in a client's first bytes; answer them, or hang up."""
-        try:
-            if ready:
-                data = handshake.connection.recv(wire.KEY_LIMIT)
-                if not data:
-                    raise wire.WireError("it closed the connection")
-                handshake.data += data
-                if (text := wire.take_handshake(handshake.data)) is not None:
-                    self._handshakes.remove(handshake)
-                    self._admit(handshake, *wire.parse_key(text))
-                    return
-            if time.monotonic() > handshake.until:
-                raise wire.WireError(f"it said nothing for {_HANDSHAKE_SECONDS:g} s")
-        except BlockingIOError:
-            return
-        except (OSError, wire.WireError) as error:
-            _log(f"{handshake.peer}: turned away: {error}")
-            if handshake in self._handshakes:
-                self._handshakes.remove(handshake)
-            handshake.connection.close()
-
-    def _admit(self, handshake: _Handshake, match_key: str, timeout: float | None) -> None:
+    def _admit(self, peer: Handshake, match_key: str, timeout: float | None) -> None:
+        """Begin a session with a peer, or raise WireError."""
         wanted = self.options.key if self._registration is None else self._registration.match_key
-        free = self._zygote_ready and self._session is None
+        free = self.ready and self._session is None
         if not free or wanted is None or match_key.encode() != wanted.encode():
-            handshake.connection.send(wire.magic(wire.RPC_MISMATCH))
+            peer.connection.send(wire.magic(wire.RPC_MISMATCH))
             raise wire.WireError("another's match key, or one that is no longer good")
-        handshake.connection.setblocking(True)
-        handshake.connection.send(wire.welcome(self.options.key))
-        now = time.monotonic()
+        peer.connection.setblocking(True)
+        peer.connection.send(wire.welcome(self.options.key))
         seconds = min(timeout or self.options.max_session, self.options.max_session)
         self._counts["sessions"] += 1
         number = self._counts["sessions"]
         folder = self._sessions / str(number)
-        self._session = _Session(
-            number, handshake.connection, handshake.peer, folder, now, now + seconds, seconds
+        self._session = session = _Session(
+            number, peer.connection, peer.peer, folder, time.monotonic(), seconds
         )
         if self._registration is not None:
             self._registration.taken()
-        _log(f"{handshake.peer}: session {number} begins, at most {seconds:g} s")
-        if not self.options.fork:
-            self._serve_here(self._session)
-            return
+        _log(f"{peer.peer}: session {number} begins, at most {seconds:g} s")
         try:
             folder.mkdir(mode=0o700)
-            assert self._control is not None
-            message = json.dumps({"op": "serve", "id": number, "folder": str(folder)}).encode()
-            socket.send_fds(self._control, [message], [handshake.connection.fileno()])
+            if self._serves_here:
+                self._serve_here(session)
+            else:
+                self._nursery.serve(number, folder, peer.connection)
         except OSError as error:
             self._finish(f"not started: {error}")
 
@@ -273,9 +234,8 @@ class Server:
         """Serve in this process: nothing else happens until the client is done."""
         from codesign.devices.inprocess import serve_here
 
-        session.folder.mkdir(mode=0o700)
-        if self._registration is not None and (registration := self._registration).fileno():
-            registration.handle()  # so that the tracker hears of it first
+        if self._registration is not None:
+            self._registration.handle()  # so that the tracker hears of it first
         text = serve_here(session.connection, session.folder, self.options, session.seconds)
         session.timed_out = text == "timed out"
         self._finish(text)
@@ -286,26 +246,23 @@ class Server:
         if session is not None:
             if session.killed is not None:
                 if now > session.killed + _KILL_SECONDS:
-                    self._kill_zygote("it did not end a session")
+                    self._lose_zygote("it did not end a session")
             elif now > session.until:
                 session.timed_out = True
                 self._kill_session(
+                    session,
                     f"RPCSessionTimeoutError: Your {session.seconds:g}s session has expired, try to"
                     f' increase the "session_timeout" value (at most {self.options.max_session:g}s'
-                    " on this server)."
+                    " on this server).",
                 )
             elif session.gone_since is not None and now > session.gone_since + _GONE_SECONDS:
-                self._kill_session(None)
-        if self._zygote and not self._zygote_ready and now > self._zygote_since + _START_SECONDS:
-            self._kill_zygote("it did not get ready")
+                self._kill_session(session, None)
+        if self._nursery.late():
+            self._lose_zygote("it did not get ready")
 
-    def _kill_session(self, reason: str | None) -> None:
-        assert self._session is not None
-        self._session.killed = time.monotonic()
-        if self._control is not None:
-            message = {"op": "kill", "id": self._session.number, "reason": reason}
-            with contextlib.suppress(OSError):
-                self._control.send(json.dumps(message).encode())
+    def _kill_session(self, session: _Session, reason: str | None) -> None:
+        session.killed = time.monotonic()
+        self._nursery.kill(session.number, reason)
 
     def _finish(self, text: str) -> None:
         """Forget the session, remove its folder and offer the device again."""
@@ -316,20 +273,16 @@ class Server:
         if session.timed_out:
             text = f"timed out: killed after {session.seconds:g} s"
             self._counts["timed_out"] += 1
-        elif text.startswith("signal") and session.gone_since is None:
+        elif text.startswith("signal"):
             self._counts["crashed"] += 1
-        self._last = {
-            "text": text,
-            "peer": session.peer,
-            "seconds": round(seconds, 1),
-            "time": time.time(),
-        }
+        told = {"peer": session.peer, "seconds": round(seconds, 1), "time": time.time()}
+        self._last = {"text": text, **told}
         _log(f"{session.peer}: session {session.number} ended after {seconds:.1f} s: {text}")
         with contextlib.suppress(OSError):
             session.connection.shutdown(socket.SHUT_RDWR)
         session.connection.close()
-        _remove(session.folder)
-        if self._zygote_ready:
+        remove(session.folder)
+        if self.ready:
             self._offer()
 
     def _offer(self) -> None:
@@ -339,171 +292,61 @@ class Server:
 
     def _hear(self) -> None:
         """One message of the zygote, or its end."""
-        assert self._control is not None
-        try:
-            data = self._control.recv(zygote.MESSAGE_BYTES)
-        except OSError:
-            data = b""
-        if not data:
-            self._kill_zygote("it died")
+        message = self._nursery.hear()
+        if message is None:
+            self._lose_zygote("it died")
             return
-        message = json.loads(data)
         event, session = message["event"], self._session
         if event == "ready":
-            self._zygote_ready, self._opencl = True, message["opencl"]
-            self._failures, self._error = 0, None
-            _log(f"ready: TVM came up in {time.monotonic() - self._zygote_since:.1f} s")
+            self._opencl = message["opencl"]
+            _log("ready")
             self._offer()
         elif event == "failed":
-            self._error = message["text"]
-            _log(f"failed: {self._error}")
-        elif session is not None and message.get("id") == session.number:
+            _log(f"failed: {message['text']}")
+        elif session is not None and message["id"] == session.number:
             if event == "started":
                 session.pid = message["pid"]
-            elif event == "ended":
-                self._finish(exit_text(message["code"], session))
+            else:
+                self._finish(_exit_text(message["code"], session))
 
-    def _start_zygote(self) -> None:
-        if self._zygote or not self.options.fork or time.monotonic() < self._next_start:
-            return
-        mine, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
-        if pid == 0:
-            try:
-                signal.set_wakeup_fd(-1)
-                mine.close()
-                self._close_descriptors()
-            finally:
-                zygote.run(other, self.options)
-        other.close()
-        mine.setblocking(False)
-        self._control, self._zygote, self._zygote_since = mine, pid, time.monotonic()
-        self._zygote_ready = False
-
-    def _close_descriptors(self) -> None:
-        """What a child must not hold: else a port stays taken and a lost peer unnoticed."""
-        self._listening.close()
-        self._lock.close()
-        for handshake in self._handshakes:
-            handshake.connection.close()
-        if self._registration is not None:
-            self._registration.close()
-
-    def _kill_zygote(self, why: str) -> None:
-        """End the zygote and what is left of its session; it is started again after a pause."""
+    def _lose_zygote(self, why: str) -> None:
+        """End what is left of the zygote and of its session; another zygote follows."""
         _log(f"the process that starts sessions is ended: {why}")
-        pid, self._zygote = self._zygote, 0
-        was_ready, self._zygote_ready = self._zygote_ready, False
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        if pid:
-            status = _end_process(pid, 0.0 if self._stop else 1.0)
-            self._error = self._error or f"{why} ({_code_text(status)})"
+        self._nursery.end(why)
         if self._session is not None:
-            if self._session.pid is not None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self._session.pid, signal.SIGKILL)
+            kill_group(self._session.pid)
             self._finish("the process that starts sessions died")
-        self._failures = 1 if was_ready else self._failures + 1
-        pauses = _RESTART_SECONDS
-        self._next_start = time.monotonic() + pauses[min(self._failures, len(pauses)) - 1]
         if self._registration is not None:
             self._registration.taken()  # no offer until the next one is ready
 
+    def _detach(self) -> None:
+        """In a child: close what only the server may hold."""
+        self._take_no_more()
+        self._lock.close()
+
     def _close(self) -> None:
         session, self._session = self._session, None
-        if self._registration is not None:
-            self._registration.close()
-        for handshake in self._handshakes:
-            handshake.connection.close()
-        self._listening.close()
-        if self._control is not None:
-            self._control.close()  # the zygote kills the session and ends
-        if self._zygote:
-            _end_process(self._zygote, _KILL_SECONDS)
+        self._take_no_more()
+        self._nursery.close()
         if session is not None:
-            if session.pid is not None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(session.pid, signal.SIGKILL)
+            kill_group(session.pid)
             session.connection.close()
-        _remove(self._sessions)
+        remove(self._sessions)
         self._lock.close()
         _log("ended")
 
+    def _take_no_more(self) -> None:
+        self._listening.close()
+        self._handshakes.close()
+        if self._registration is not None:
+            self._registration.close()
 
-def exit_text(code: int, session: _Session | None = None) -> str:
+
+def _exit_text(code: int, session: _Session) -> str:
     """How a session ended, in words."""
-    if session is not None and session.gone_since is not None and code in (1, -signal.SIGKILL):
+    if session.gone_since is not None and code in (1, -signal.SIGKILL):
         return "the client went away"
-    return _code_text(code)
-
-
-def _code_text(code: int | None) -> str:
-    if code is None:
-        return "killed"
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return f"signal {signal.Signals(-code).name}"
-        return f"signal {-code}"
-    return "ended" if code == 0 else f"exit status {code}"
-
-
-def _end_process(pid: int, seconds: float) -> int | None:
-    """Wait so long for a child to end, then kill it; its exit code, None if it was killed here."""
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            done, status = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:
-            return None
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() >= until:
-            break
-        time.sleep(0.01)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, 0)
-    return None
-
-
-def _take_slot(work: Path) -> tuple[Any, Path]:
-    """A locked folder for this server's sessions; what a killed server left in it is removed.
-
-    Raises:
-        OSError: the folder cannot be made, or too many servers use it.
-    """
-    work.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for number in range(_SLOTS):
-        lock = open(work / f"sessions-{number}.lock", "a")  # noqa: SIM115: held for the server's life
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            continue
-        folder = work / f"sessions-{number}"
-        _remove(folder)
-        folder.mkdir(mode=0o700)
-        return lock, folder.resolve()
-    raise OSError(f"{_SLOTS} servers use {work} already")
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder, even if a session has taken away the permission to."""
-    if not folder.exists():
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    if folder.exists():
-        for path, _, _ in os.walk(folder):
-            with contextlib.suppress(OSError):
-                os.chmod(path, 0o700)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _signals() -> tuple[signal.Signals, ...]:
-    return (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    return code_text(code)
 
 
 def _log(text: str) -> None:

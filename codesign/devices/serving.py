@@ -28,7 +28,9 @@ def parse(arguments: list[str] | None = None) -> ServerOptions:
         " --host 0.0.0.0",
     )
     parser.add_argument("--key", required=True, help="name under which clients ask for the device")
-    parser.add_argument("--tracker", help="HOST:PORT of the tracker; default: none, clients connect")
+    parser.add_argument(
+        "--tracker", help="HOST:PORT of the tracker; default: none, clients connect"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=wire.SERVER_PORT, help="0: any free one")
     parser.add_argument("--advertise", help="address that clients are told, if not the one seen")
@@ -153,6 +155,6 @@ def serve(options: ServerOptions) -> int:
     if not options.fork:
         from codesign.devices.inprocess import prepare
 
-        server.ready_without_fork(prepare())
+        server.serve_here(prepare())
     server.run()
     return 0

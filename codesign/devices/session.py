@@ -86,12 +86,12 @@ def _files(folder: Path, options: ServerOptions) -> dict[str, Callable[..., Any]
     work = options.folder(folder)
 
     def remove(name: str) -> None:
-        path = work.resolve(name)
+        path = work.file(name)
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
 
     def download(name: str) -> bytes:
-        path = work.resolve(name)
+        path = work.file(name)
         try:
             return path.read_bytes()
         except OSError as error:
@@ -108,7 +108,7 @@ def _files(folder: Path, options: ServerOptions) -> dict[str, Callable[..., Any]
         "tvm.rpc.server.download": download,
         "tvm.rpc.server.remove": remove,
         "tvm.rpc.server.listdir": lambda name: ",".join(sorted(os.listdir(work.resolve(name)))),
-        "tvm.rpc.server.load_module": lambda name: load_module(str(work.resolve(name))),
+        "tvm.rpc.server.load_module": lambda name: load_module(str(work.file(name))),
         "tvm.rpc.server.download_linked_module": linked,
     }
 
@@ -131,9 +131,9 @@ def _cache(folder: Path, options: ServerOptions) -> dict[str, Callable[..., Any]
     cache, work = options.cache, options.folder(folder)
     return {
         "codesign.cache.has": lambda digest: int(cache.has(str(digest))),
-        "codesign.cache.keep": lambda name, digest: cache.keep(work.resolve(name), str(digest)),
+        "codesign.cache.keep": lambda name, digest: cache.keep(work.file(name), str(digest)),
         "codesign.cache.take": lambda digest, name: int(
-            cache.take(str(digest), work.resolve(name))
+            cache.take(str(digest), work.file(name))
         ),
     }
 
