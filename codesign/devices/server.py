@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from codesign.devices import facts, wire
+from codesign.devices.farewells import Farewells
 from codesign.devices.folders import remove, take_slot
 from codesign.devices.handshakes import Handshake, Handshakes
 from codesign.devices.nursery import Nursery, code_text, kill_group
@@ -70,6 +71,7 @@ class Server:
         options.cache.clean()
         self._handshakes = Handshakes(self._admit, _log)
         self._nursery = Nursery(options, self._detach)
+        self._farewells = Farewells()
         self._session: _Session | None = None
         self._serves_here = False
         self._opencl: bool | None = None
@@ -165,6 +167,7 @@ class Server:
                 registration.handle()
             registration.tick()
         self._handshakes.go_on(ready)
+        self._farewells.go_on(ready)
         if self._listening.fileno() in ready:
             self._handshakes.accept(self._listening)
         self._watch()
@@ -178,6 +181,7 @@ class Server:
         if (control := self._nursery.fileno()) is not None:
             poll.register(control, select.POLLIN)
         self._handshakes.register(poll)
+        self._farewells.register(poll)
         if self._session is not None and self._session.gone_since is None:
             poll.register(self._session.connection, select.POLLRDHUP)
         registration = self._registration
@@ -278,9 +282,7 @@ class Server:
         told = {"peer": session.peer, "seconds": round(seconds, 1), "time": time.time()}
         self._last = {"text": text, **told}
         _log(f"{session.peer}: session {session.number} ended after {seconds:.1f} s: {text}")
-        with contextlib.suppress(OSError):
-            session.connection.shutdown(socket.SHUT_RDWR)
-        session.connection.close()
+        self._farewells.add(session.connection)
         remove(session.folder)
         if self.ready:
             self._offer()
@@ -338,6 +340,7 @@ class Server:
     def _take_no_more(self) -> None:
         self._listening.close()
         self._handshakes.close()
+        self._farewells.close()
         if self._registration is not None:
             self._registration.close()
 

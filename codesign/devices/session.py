@@ -132,9 +132,7 @@ def _cache(folder: Path, options: ServerOptions) -> dict[str, Callable[..., Any]
     return {
         "codesign.cache.has": lambda digest: int(cache.has(str(digest))),
         "codesign.cache.keep": lambda name, digest: cache.keep(work.file(name), str(digest)),
-        "codesign.cache.take": lambda digest, name: int(
-            cache.take(str(digest), work.file(name))
-        ),
+        "codesign.cache.take": lambda digest, name: int(cache.take(str(digest), work.file(name))),
     }
 
 

@@ -450,7 +450,7 @@ def test_a_session_lasts_no_longer_than_the_server_allows(
     assert _eventually(
         lambda: "timed out" in (_health(status, "short")["last_exit"] or {"text": ""})["text"]
     )
-    with pytest.raises(tvm.error.RPCSessionTimeoutError, match=r"at most 1.5s on this server"):
+    with pytest.raises(tvm.error.RPCSessionTimeoutError, match=r"at most 1\.5s on this server"):
         info()
 
 

@@ -109,6 +109,17 @@ def test_tvms_client_reads_our_summary(running: TrackerThread, peer: Callable[[]
     stock.close()
 
 
+def test_tvms_server_in_c_plus_plus_sends_its_port_as_text(
+    running: TrackerThread, peer: Callable[[], Peer]
+) -> None:
+    server = peer()
+    info = {"key": "server:android", "addr": [None, "5000"]}
+    assert server.ask(Code.UPDATE_INFO, info) == Code.SUCCESS
+    assert server.ask(Code.PUT, "android", [5000, "android:0.5"], None) == Code.SUCCESS
+    assert _one(running)["address"] == "127.0.0.1:5000"
+    assert _one(running)["state"] == "free"
+
+
 def test_an_offer_goes_to_one_client_and_leaves_the_pending_keys(peer: Callable[[], Peer]) -> None:
     server, client, late = peer(), peer(), peer()
     server.offer("pi", 9090, "pi:1", "10.0.0.7")
