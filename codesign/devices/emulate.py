@@ -72,8 +72,9 @@ def emulate(
             say=_say,
         ) as fleet,
     ):
-        _show(fleet, as_json)
-        _watch(fleet.devices)
+        with contextlib.suppress(KeyboardInterrupt):  # the way to end, no interruption of work
+            _show(fleet, as_json)
+            _watch(fleet.devices)
 
 
 def _say(line: str) -> None:
@@ -91,15 +92,14 @@ def _show(fleet: Fleet, as_json: bool) -> None:
 
 
 def _watch(devices: tuple[EmulatedDevice, ...]) -> None:
-    """Until Ctrl-C, or until the last of them has ended."""
+    """Until the last of them has ended."""
     living = list(devices)
-    with contextlib.suppress(KeyboardInterrupt):  # the way to end, no interruption of work
-        while living:
-            for device in list(living):
-                if (code := device.process.poll()) is not None:
-                    _say(f"{device.name} ended with status {code}:\n{device.last_words()}")
-                    living.remove(device)
-            time.sleep(0.5)
+    while living:
+        for device in list(living):
+            if (code := device.process.poll()) is not None:
+                _say(f"{device.name} ended with status {code}:\n{device.last_words()}")
+                living.remove(device)
+        time.sleep(0.5)
 
 
 @contextlib.contextmanager

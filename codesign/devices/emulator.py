@@ -52,6 +52,8 @@ PROCESSOR = "max,pauth-impdef=on"
 It signs pointers by QEMU's own method: the architecture's costs so much that what Debian 13 compiled, which signs
 all return addresses, ran five times slower.
 """
+THREADS = 8
+"""As many as a phone has cores: TVM's pool starts with what this machine has, and a session may set more."""
 
 _FORMAT = 1  # of the folder: counts up when what is in it changes
 _STAMP = "emulated.json"
@@ -92,8 +94,13 @@ class EmulatedRoot:
         """A program of this machine that is the guest's Python, with none of `environment`."""
         return self.folder / _PYTHON
 
-    def environment(self, processor: str = PROCESSOR, threads: int = 1) -> dict[str, str]:
-        """Variables that the guest's Python needs to find this package and to be quick."""
+    def environment(self, processor: str = PROCESSOR, threads: int = THREADS) -> dict[str, str]:
+        """Variables that the guest's Python needs to find this package and to be quick.
+
+        Args:
+            processor: QEMU's name of what is emulated.
+            threads: most threads that TVM's pool can be set to.
+        """
         return {
             "PYTHONPATH": str(_sources(self.folder.parent)),
             "PYTHONNOUSERSITE": "1",  # what is there is made for this machine
@@ -110,7 +117,7 @@ class EmulatedRoot:
         }
 
     def command(
-        self, args: Sequence[str], *, processor: str = PROCESSOR, threads: int = 1
+        self, args: Sequence[str], *, processor: str = PROCESSOR, threads: int = THREADS
     ) -> list[str]:
         """The command line that runs the guest's Python with ``args``, whatever environment it is called in."""
         unset = [word for name in _HOSTS_OWN for word in ("-u", name)]
