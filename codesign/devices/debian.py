@@ -27,9 +27,7 @@ _FILE = re.compile(
     r"^(?P<name>[a-z0-9][a-z0-9+.-]*)_(?P<version>[^_]+)_(?P<architecture>\w+)\.deb$"
 )
 _SECONDS = 1800
-_ALLOWED = (
-    "apt sources with packages for the architecture, and a way to them (see `apt-get update`)"
-)
+_ALLOWED = "apt sources that have packages for this architecture, and a way to them"
 
 
 @dataclass(frozen=True)
@@ -114,8 +112,9 @@ class Apt:
     def __init__(self, folder: Path, architecture: str) -> None:
         self._architecture = architecture
         self._archives = folder / "cache" / "archives"
-        for made in ("state/lists/partial", "cache/archives/partial", "log"):
-            (folder / made).mkdir(parents=True, exist_ok=True)
+        self._nothing = folder / "nothing"
+        for made in ("state/lists", "cache/archives", "nothing", "log"):
+            (folder / made / "partial").mkdir(parents=True, exist_ok=True)
         (folder / "status").touch()  # nothing is installed
         self._file = folder / "apt.conf"
         self._file.write_text(configuration(folder, architecture), encoding="utf-8")
@@ -132,15 +131,17 @@ class Apt:
         Raises:
             UnreachableError: no source has them, with what apt said.
         """
-        done = self._run("install", "-y", "-qq", "--print-uris", *names)
+        # Where nothing is downloaded yet: apt leaves out what it has.
+        nothing = f"Dir::Cache::archives={self._nothing}"
+        done = self._run("install", "-y", "-qq", "-o", nothing, "--print-uris", *names)
         if done.returncode or not (found := parse_uris(done.stdout)):
             said = "\n".join(filter(None, [self._complaint, _complaints(done.stderr)]))
             raise UnreachableError(
                 f"apt offers no {' and '.join(names)} for {self._architecture}",
                 got=said or f"exit status {done.returncode}",
                 allowed=_ALLOWED,
-                next=f"sudo dpkg --add-architecture {self._architecture} && sudo apt-get update, "
-                "and read what it says of the sources",
+                next=f"add a source of {self._architecture} packages to /etc/apt/sources.list.d, if what apt says "
+                "is not about the network",
             )
         return found
 
@@ -192,10 +193,24 @@ def lacking() -> list[str]:
 def _call(command: list[str]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_SECONDS
+            dying_with_us(command),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"{command[0]} failed", got=f"{shlex.join(command)}: {error}") from error
+
+
+def dying_with_us(command: Sequence[str], how: str = "KILL") -> list[str]:
+    """The command, sent a signal when the thread that starts it ends: also if this process is killed.
+
+    Else a download would go on, and hold apt's locks against the next attempt. Without setpriv (util-linux) the
+    command is left as it is.
+    """
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", how, *command] if setpriv else list(command)
 
 
 def _complaints(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from codesign.devices.emulator import ARCHITECTURE, KEY, PROCESSOR, make_root
 from codesign.devices.wire import TRACKER_PORT
@@ -20,8 +20,6 @@ from codesign.errors import UserError
 
 if TYPE_CHECKING:
     from codesign.devices.emulated import EmulatedDevice, Fleet
-
-_err = Console(stderr=True)
 
 
 def emulate(
@@ -74,12 +72,13 @@ def emulate(
             say=_say,
         ) as fleet,
     ):
-        _show(fleet, as_json)
-        _watch(fleet.devices)
+        with contextlib.suppress(KeyboardInterrupt):  # the way to end, no interruption of work
+            _show(fleet, as_json)
+            _watch(fleet.devices)
 
 
 def _say(line: str) -> None:
-    _err.print(line, markup=False, highlight=False)
+    print(line, file=sys.stderr, flush=True)
 
 
 def _show(fleet: Fleet, as_json: bool) -> None:
@@ -93,15 +92,14 @@ def _show(fleet: Fleet, as_json: bool) -> None:
 
 
 def _watch(devices: tuple[EmulatedDevice, ...]) -> None:
-    """Until Ctrl-C, or until the last of them has ended."""
+    """Until the last of them has ended."""
     living = list(devices)
-    with contextlib.suppress(KeyboardInterrupt):  # the way to end, no interruption of work
-        while living:
-            for device in list(living):
-                if (code := device.process.poll()) is not None:
-                    _say(f"{device.name} ended with status {code}:\n{device.last_words()}")
-                    living.remove(device)
-            time.sleep(0.5)
+    while living:
+        for device in list(living):
+            if (code := device.process.poll()) is not None:
+                _say(f"{device.name} ended with status {code}:\n{device.last_words()}")
+                living.remove(device)
+        time.sleep(0.5)
 
 
 @contextlib.contextmanager

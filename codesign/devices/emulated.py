@@ -6,7 +6,6 @@ Times that they report say nothing of ARM; the servers label themselves, and all
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ from typing import Any
 
 from codesign.devices import wire
 from codesign.devices.client import TrackerClient
+from codesign.devices.debian import dying_with_us
 from codesign.devices.emulator import KEY, PROCESSOR, EmulatedRoot, make_root
 from codesign.devices.serving import tracker_address
 from codesign.devices.tracker import TrackerThread
@@ -161,11 +161,9 @@ def ready_devices(tracker: Address) -> set[int]:
 def _start(command: list[str], name: str, address: Address, folder: Path) -> EmulatedDevice:
     """Start a server that ends when this thread does: by a signal, so that it can tidy up."""
     folder.mkdir(parents=True, exist_ok=True)
-    if setpriv := shutil.which("setpriv"):
-        command = [setpriv, "--pdeathsig", "TERM", *command]
     with folder.with_suffix(".log").open("wb") as log:
         process = subprocess.Popen(
-            command,
+            dying_with_us(command, "TERM"),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -46,8 +46,14 @@ LEFT_OUT = ("tvm/lib/libtvm_compiler.so",)
 """240 MB that a device does not need: it runs what was compiled elsewhere. TVM does without by itself."""
 KEY = "emulated-arm64"
 """Under which emulated devices are asked for, if nothing else is said."""
-PROCESSOR = "max"
-"""QEMU's name of a processor that has every feature it knows; `cortex-a76` has dot products, not i8mm."""
+PROCESSOR = "max,pauth-impdef=on"
+"""QEMU's name of a processor that has every feature it knows; `cortex-a76` has dot products, not i8mm.
+
+It signs pointers by QEMU's own method: the architecture's costs so much that what Debian 13 compiled, which signs
+all return addresses, ran five times slower.
+"""
+THREADS = 8
+"""As many as a phone has cores: TVM's pool starts with what this machine has, and a session may set more."""
 
 _FORMAT = 1  # of the folder: counts up when what is in it changes
 _STAMP = "emulated.json"
@@ -88,8 +94,13 @@ class EmulatedRoot:
         """A program of this machine that is the guest's Python, with none of `environment`."""
         return self.folder / _PYTHON
 
-    def environment(self, processor: str = PROCESSOR, threads: int = 1) -> dict[str, str]:
-        """Variables that the guest's Python needs to find this package and to be quick."""
+    def environment(self, processor: str = PROCESSOR, threads: int = THREADS) -> dict[str, str]:
+        """Variables that the guest's Python needs to find this package and to be quick.
+
+        Args:
+            processor: QEMU's name of what is emulated.
+            threads: most threads that TVM's pool can be set to.
+        """
         return {
             "PYTHONPATH": str(_sources(self.folder.parent)),
             "PYTHONNOUSERSITE": "1",  # what is there is made for this machine
@@ -106,7 +117,7 @@ class EmulatedRoot:
         }
 
     def command(
-        self, args: Sequence[str], *, processor: str = PROCESSOR, threads: int = 1
+        self, args: Sequence[str], *, processor: str = PROCESSOR, threads: int = THREADS
     ) -> list[str]:
         """The command line that runs the guest's Python with ``args``, whatever environment it is called in."""
         unset = [word for name in _HOSTS_OWN for word in ("-u", name)]
@@ -125,13 +136,15 @@ def emulator() -> str | None:
     return next((name for name in EMULATORS if shutil.which(name)), None)
 
 
-def lacking() -> str | None:
-    """What this machine lacks to make and run the device, with the command that mends it; None if nothing.
+def lacking(folder: Path | None = None) -> str | None:
+    """What this machine lacks to make (if need be) and run the device, with the command that mends it.
+
+    None if nothing is lacking.
 
     Whether it reaches apt's sources and pip's index shows only in making the folder.
     """
     absent = [] if emulator() else [EMULATORS[0]]
-    if find(default_folder()) is None:
+    if find(folder or default_folder()) is None:
         absent += debian.lacking()
         if not _has_pip():
             return "no pip: python -m ensurepip"
@@ -168,7 +181,7 @@ def make_root(folder: Path | None = None, say: Say = lambda line: None) -> Emula
     folder = (folder or default_folder()).absolute()
     if (found := find(folder)) is not None and emulator() is not None:
         return found
-    if (absent := lacking()) is not None:
+    if (absent := lacking(folder)) is not None:
         raise UserError("an ARM device cannot be emulated", got=absent)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -259,13 +272,13 @@ def _compile(making: Path, folder: Path, version: str) -> None:
         python = [sys.executable]
     else:
         guest = making / "usr" / "bin" / f"python{version}"
-        python = [str(emulator()), "-L", str(making), str(guest)]
+        python = [str(emulator()), "-cpu", PROCESSOR, "-L", str(making), str(guest)]
     options = ["-q", "-j1", "--invalidation-mode", "unchecked-hash", "-x", _NEEDLESS]
     options += ["-s", str(making), "-p", str(folder)]
     places = [str(making / "usr" / "lib" / f"python{version}"), str(making / _SITE)]
     # A file that does not compile is no one's loss: packages bring some for other versions of Python.
     subprocess.run(
-        [*python, "-I", "-m", "compileall", *options, *places],
+        debian.dying_with_us([*python, "-I", "-m", "compileall", *options, *places]),
         capture_output=True,
         timeout=_SECONDS,
     )

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from codesign.devices.debian import UnreachableError
+from codesign.devices.debian import UnreachableError, dying_with_us
 from codesign.errors import UserError
 
 _SECONDS = 1800
@@ -62,7 +62,7 @@ def fetch(
     options += [f"--platform={platform}" for platform in platforms]
     try:
         done = subprocess.run(
-            [*command, "download", *options, *requirements],
+            dying_with_us([*command, "download", *options, *requirements]),
             capture_output=True,
             text=True,
             errors="replace",

@@ -1,4 +1,4 @@
-"""Trackers and servers on loopback; whatever hangs in a test is ended with its traceback."""
+"""Trackers, servers on loopback and emulated devices; whatever hangs in a test is ended with its traceback."""
 
 from __future__ import annotations
 

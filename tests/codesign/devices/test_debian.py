@@ -6,6 +6,9 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -88,7 +91,42 @@ def test_what_apt_refuses_is_told_with_its_words(tmp_path, monkeypatch):
         apt.resolve(["python3"])
     assert "Failed to fetch" in caught.value.got
     assert "Unable to locate" in caught.value.got
-    assert "dpkg --add-architecture arm64" in caught.value.next
+    assert "a source of arm64 packages" in caught.value.next
+
+
+def test_what_is_downloaded_already_is_still_named(tmp_path, monkeypatch):
+    """apt leaves out of its list what lies in its archives, so it is asked with empty ones."""
+    script = 'for word; do case "$word" in Dir::Cache::archives=*) folder="${word#*=}";; esac; done'
+    line = "'http://deb.example/c.deb' libc6_2.36_arm64.deb 7 MD5Sum:0"
+    on_path(tmp_path / "bin", monkeypatch, apt_get=f'{script}; ls "$folder" >&2; echo "{line}"')
+    apt = Apt(tmp_path / "apt", "arm64")
+    (tmp_path / "apt/cache/archives/libc6_2.36_arm64.deb").touch()
+    done = apt._run("install", "-o", f"Dir::Cache::archives={apt._nothing}")
+    assert done.stderr.split() == ["partial"]
+    assert apt.resolve(["libc6"]) == [Package("libc6", "2.36", "libc6_2.36_arm64.deb", 7)]
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv")
+def test_a_download_ends_with_its_process(tmp_path):
+    """A killed maker leaves no apt behind that would hold the locks."""
+    program = (
+        "import subprocess\nfrom codesign.devices.debian import dying_with_us\n"
+        f"subprocess.run(dying_with_us(['sh', '-c', 'echo $$ > {tmp_path}/pid; exec sleep 60']))"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", program])
+    until = time.monotonic() + 10
+    while not (text := _text(tmp_path / "pid")) and time.monotonic() < until:
+        time.sleep(0.02)
+    owner.kill()
+    owner.wait(10)
+    stat = Path("/proc", text.strip(), "stat")
+    while (state := _text(stat).rpartition(")")[2].split()[:1]) not in ([], ["Z"]):
+        assert time.monotonic() < until, state
+        time.sleep(0.02)
+
+
+def _text(file):
+    return file.read_text() if file.is_file() else ""
 
 
 def test_a_download_that_brings_too_little_is_told(tmp_path, monkeypatch):

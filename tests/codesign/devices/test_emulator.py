@@ -31,7 +31,7 @@ def offline(monkeypatch):
         asked.append((requirements, python, platforms))
         return []
 
-    monkeypatch.setattr(emulator, "lacking", lambda: None)
+    monkeypatch.setattr(emulator, "lacking", lambda folder: None)
     monkeypatch.setattr(emulator, "emulator", lambda: "qemu-aarch64-static")
     monkeypatch.setattr(debian.Apt, "update", lambda self: None)
     monkeypatch.setattr(debian.Apt, "resolve", lambda self, names: PACKAGES)
