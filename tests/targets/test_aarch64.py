@@ -67,7 +67,7 @@ PRODUCTS = {
 INT8 = {
     "int8": lambda: with_epilogue(dense_int8(ROWS, 96, 64, NB), bias=True),
     "static int8": lambda: with_epilogue(static_int8(ROWS, 96, 64, NB), bias=True, codes=True),
-    "sparse int8": lambda: sparse_int8(ROWS, 96, 64, NB, 10),
+    "sparse int8": lambda: sparse_int8(ROWS, 384, 64, NB, 40),
     "conv int8": lambda: with_epilogue(conv_int8(1, WINDOW, 64, NB), bias=True, codes=True),
     "conv sparse int8": lambda: conv_sparse_int8(1, WINDOW, 64, NB, 40),
     "attention int8": lambda: attention_int8(1, 61, 2, 32, (1, 1, 1, 61), 0.25),
