@@ -145,5 +145,7 @@ FAMILIES = (
         _floats,
     ),
     Family("attention fp32", lambda nb: attention(1, 128, 12, 32, (1, 1, 1, 128), 0.18), _floats),
-    Family("attention int8", lambda nb: attention_int8(1, 128, 12, 32, (1, 1, 1, 128), 0.18), _codes),
+    Family(
+        "attention int8", lambda nb: attention_int8(1, 128, 12, 32, (1, 1, 1, 128), 0.18), _codes
+    ),
 )

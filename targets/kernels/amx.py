@@ -18,8 +18,8 @@ import tvm_ffi
 from numpy.typing import NDArray
 from tvm import s_tir, sym, tirx
 
-from targets.kernels.offsets import take_out_offsets
 from targets.kernels.amx_nest import ROWS_IN, SIDE, TILES, WEIGHTS_IN, Nest, call, index
+from targets.kernels.offsets import take_out_offsets
 
 
 def lower_tiles(mod: tvm.IRModule) -> tvm.IRModule:

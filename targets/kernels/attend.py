@@ -119,7 +119,10 @@ def schedule_attention(sch: s_tir.Schedule, target: Target, point: Attend) -> No
         sch.compute_at(block[name], head)
     vectorize_last(sch, block["values"], gcd(dim, 2 * target.lanes))
     sch.reorder(*reversed(loops_under(sch, block["keys"], head)))
-    for finish in (mixed, product):  # TVM 0.27 places no producer of a block that has been tensorised
+    for finish in (
+        mixed,
+        product,
+    ):  # TVM 0.27 places no producer of a block that has been tensorised
         finish()
 
 

@@ -180,9 +180,7 @@ def _addition(
     left = tirx.BufferLoad(sums, [_ramp(column)]) * tirx.Broadcast(
         tirx.IntImm("int32", OFFSET), _LANES
     )
-    body: tirx.Stmt = tirx.BufferStore(
-        region.source, tirx.BufferLoad(region.source, at) + left, at
-    )
+    body: tirx.Stmt = tirx.BufferStore(region.source, tirx.BufferLoad(region.source, at) + left, at)
     for var, one in zip(reversed(own), reversed(kept), strict=True):
         body = tirx.For(var, one.min, one.extent, tirx.ForKind.UNROLLED, body)
     return body

@@ -82,7 +82,11 @@ ROW_BY_ROW = {
     "average pooling": lambda: pooling("avg"),
 }
 
-DOTS = {NEON: r"sadalp\s+v\d+\.4s", DOTPROD: r"sdot\s+v\d+\.4s", I8MM: r"(usdot|sudot)\s+v\d+\.4s"}
+DOTS = {
+    NEON: r"sadalp\s+v\d+\.4s",
+    DOTPROD: r"sdot\s+v\d+\.4s",
+    I8MM: r"(usdot|sudot|usmmla)\s+v\d+\.4s",
+}
 FMLA = r"fmla\s+v\d+\.4s"
 
 LANE = re.compile(
@@ -198,6 +202,12 @@ def test_what_sdot_leaves_out_is_added_after_the_loop():
     assert by_element >= 6 * vectors
     assert dots == by_element + vectors
     assert count(r"(add|shl|mla)\s+v\d+\.4s", loop) == 0
+
+
+@pytest.mark.parametrize("name", ["int8", "static int8", "conv int8"])
+def test_matrices_of_codes_are_multiplied_first_where_there_is_an_instruction(name):
+    (code,) = codes_of(INT8[name](), find(I8MM))
+    check_product(code, r"usmmla\s+v\d+\.4s")
 
 
 def test_features_reach_the_compiler():
