@@ -40,6 +40,9 @@ from targets.target import KNOWN, find
 NEON, DOTPROD, I8MM = "aarch64", "aarch64-dotprod", "aarch64-i8mm"
 NB = 8
 ROWS = (29,)
+K_CODES = 384
+"""Inputs of products of codes: LLVM unrolls the loop over a few whole, and keeps weights on the stack for the
+next tile of rows."""
 WINDOW = Window(14, 14, 64, (3, 3), padding=(1, 1, 1, 1))
 
 
@@ -65,9 +68,9 @@ PRODUCTS = {
     "merge tokens": lambda: merge_tokens(1, 61, 40, 96, 4),
 }
 INT8 = {
-    "int8": lambda: with_epilogue(dense_int8(ROWS, 96, 64, NB), bias=True),
-    "static int8": lambda: with_epilogue(static_int8(ROWS, 96, 64, NB), bias=True, codes=True),
-    "sparse int8": lambda: sparse_int8(ROWS, 384, 64, NB, 40),
+    "int8": lambda: with_epilogue(dense_int8(ROWS, K_CODES, 64, NB), bias=True),
+    "static int8": lambda: with_epilogue(static_int8(ROWS, K_CODES, 64, NB), bias=True, codes=True),
+    "sparse int8": lambda: sparse_int8(ROWS, K_CODES, 64, NB, 40),
     "conv int8": lambda: with_epilogue(conv_int8(1, WINDOW, 64, NB), bias=True, codes=True),
     "conv sparse int8": lambda: conv_sparse_int8(1, WINDOW, 64, NB, 40),
     "attention int8": lambda: attention_int8(1, 61, 2, 32, (1, 1, 1, 61), 0.25),
