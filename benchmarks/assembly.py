@@ -11,6 +11,7 @@ _JUMP = re.compile(r"(?:b|b\.\w+|cbn?z|tbn?z)\s.*?(\.L\w+)$")
 _INSTRUCTION = re.compile(r"\s+([a-z][\w.]*(?:\s.*)?)$")
 _COMMENT = re.compile(r"\s*(//|;).*$")
 _STACK = re.compile(r"(?:ld|st)\w+\s.*\[sp\b")
+_VECTOR = re.compile(r"\b[bhsdqv]\d+\b")
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,28 @@ class Loop:
         """Instructions that begin as the regular expression says."""
         return sum(bool(re.match(pattern, line)) for line in self.instructions)
 
+    def varying(self, pattern: str) -> int:
+        """`count` of those that multiply nothing that stays the same throughout the loop, as ones do."""
+        written = {
+            register
+            for line in self.instructions
+            if not line.startswith("st")
+            for register in _vectors(line)[: 2 if line.startswith("ldp") else 1]
+        }
+        return sum(
+            bool(re.match(pattern, line)) and written.issuperset(_vectors(line)[1:])
+            for line in self.instructions
+        )
+
     @property
     def spills(self) -> int:
         """Loads from the stack and stores to it: what did not fit the registers."""
         return sum(bool(_STACK.match(line)) for line in self.instructions)
+
+
+def _vectors(instruction: str) -> list[str]:
+    """Numbers of the vector registers that an instruction names, in order."""
+    return [name[1:] for name in _VECTOR.findall(instruction)]
 
 
 def innermost(text: str) -> Iterator[Loop]:

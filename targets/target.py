@@ -36,8 +36,9 @@ _NEON = frozenset({"neon"})
 _DOTPROD = _NEON | {"fullfp16", "dotprod"}
 _I8MM = _DOTPROD | {"i8mm", "bf16"}
 
+# LLVM schedules code for "generic" as for Cortex-A510.
 _IN_ORDER = frozenset(
-    "cortex-a34 cortex-a35 cortex-a53 cortex-a55 cortex-a320 cortex-a510 cortex-a520".split()
+    "generic cortex-a34 cortex-a35 cortex-a53 cortex-a55 cortex-a320 cortex-a510 cortex-a520".split()
 )
 
 

@@ -19,14 +19,18 @@ from numpy.typing import NDArray
 from tvm import s_tir, sym, tirx
 
 from targets.kernels.amx_nest import ROWS_IN, SIDE, TILES, WEIGHTS_IN, Nest, call, index
+from targets.kernels.offsets import take_out_offsets
 
 
 def lower_tiles(mod: tvm.IRModule) -> tvm.IRModule:
     """The module with every marked nest of its scheduled kernels as tile instructions.
 
+    What `offsets` marked is done as well.
+
     Raises:
         TargetError: a marked nest is not a product that tiles can do.
     """
+    mod = take_out_offsets(mod)
     marked = [
         (gv, func)
         for gv, func in mod.functions_items()

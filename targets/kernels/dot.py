@@ -2,7 +2,8 @@
 
 AArch64 multiplies int8 by int8 (SDOT, from dotprod) or uint8 by int8 (USDOT, from i8mm). SDOT takes
 unsigned codes less 128. What that leaves out, 128 times the sum of the signed ones, is another SDOT, which
-rows of a register tile share, and one addition for each; so the result is exact.
+rows of a register tile share, and one addition for each; so the result is exact. `offsets` takes the additions
+out of the loop.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.script import tirx as T
 
-_OFFSET = 128
+OFFSET = 128
+"""What SDOT takes off unsigned codes."""
+
+SDOT = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+_USDOT = "llvm.aarch64.neon.usdot.v4i32.v16i8"
 
 
 def dot(
@@ -22,15 +27,38 @@ def dot(
         kind: as `Target.dot` says it.
         lanes: sums in a vector.
     """
-    if kind == "vnni":
-        return _sums(f"llvm.x86.avx512.vpdpbusd.{32 * lanes}", lanes, sums, unsigned, signed)
-    if kind == "usdot":
-        return _sums("llvm.aarch64.neon.usdot.v4i32.v16i8", lanes, sums, unsigned, signed)
-    sdot = "llvm.aarch64.neon.sdot.v4i32.v16i8"
-    ones = _splat("int8", 1, 4 * lanes)
-    shared = _sums(sdot, lanes, _splat("int32", 0, lanes), ones, signed)
-    flipped = unsigned ^ _splat("int8", -_OFFSET, 4 * lanes)
-    return _sums(sdot, lanes, sums + shared * _splat("int32", _OFFSET, lanes), flipped, signed)
+    return dot_prepared(kind, lanes, sums, prepared(kind, lanes, unsigned), signed)
+
+
+def prepared(kind: str, lanes: int, unsigned: tirx.Expr) -> tirx.Expr:
+    """Unsigned codes as the instruction takes them."""
+    return unsigned ^ _splat("int8", -OFFSET, 4 * lanes) if kind == "sdot" else unsigned
+
+
+def dot_prepared(
+    kind: str, lanes: int, sums: tirx.Expr, codes: tirx.Expr, signed: tirx.Expr
+) -> tirx.Expr:
+    """`dot` of codes that are ``prepared``."""
+    if kind == "sdot":
+        return signed_dot(lanes, sums + left_out(lanes, signed), signed, codes)
+    name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}" if kind == "vnni" else _USDOT
+    return _sums(name, lanes, sums, codes, signed)
+
+
+def signed_dot(lanes: int, sums: tirx.Expr, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """SDOT: ``sums`` and the products of four neighbours of ``a`` and ``b``, int8."""
+    return _sums(SDOT, lanes, sums, a, b)
+
+
+def left_out(lanes: int, signed: tirx.Expr) -> tirx.Expr:
+    """What SDOT leaves out for signed codes."""
+    zero = _splat("int32", 0, lanes)
+    return weight_sums(lanes, zero, signed) * _splat("int32", OFFSET, lanes)
+
+
+def weight_sums(lanes: int, sums: tirx.Expr, signed: tirx.Expr) -> tirx.Expr:
+    """``sums`` and four neighbours of ``signed``, on AArch64."""
+    return signed_dot(lanes, sums, _splat("int8", 1, 4 * lanes), signed)
 
 
 def byte_sums(kind: str, lanes: int, sums: tirx.Expr, unsigned: tirx.Expr) -> tirx.Expr:

@@ -42,6 +42,7 @@ from targets.kernels import (
     tile_conv_amx,
     tile_depthwise,
     tile_fp16,
+    tile_matrix,
     tile_pattern,
 )
 from targets.kernels.blocks import UnsuitedError, new_schedule, reason
@@ -86,9 +87,11 @@ def fp16_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
 
 
 def int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
-    """All register tiles worth trying for an int8 product, those of AMX first."""
+    """All register tiles worth trying for an int8 product, those of AMX and USMMLA first."""
     if space_name(func) == linear_int8.FAMILY_NAME:
         yield from amx_space(func, target)
+        for point in tile_matrix.matrix_tiles(func, target):
+            yield partial(tile_matrix.tile_product_matrix, target=target, tile=point)
     for point in tile.tiles(func, target, int8=True):
         yield partial(tile.tile_product_int8, target=target, tile=point)
 
@@ -118,9 +121,10 @@ def pattern_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
 
 
 def conv_int8_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
-    """All register tiles worth trying for an int8 convolution, those of AMX first if it is dense."""
+    """All register tiles worth trying for an int8 convolution, those of AMX and USMMLA first if it is dense."""
     if space_name(func) == conv_int8.FAMILY_NAME:
         yield from tile_conv_amx.conv_tiles_amx(func, target)
+        yield from tile_matrix.conv_tiles_matrix(func, target)
     for point in tile_conv.conv_tiles(func, target, int8=True):
         yield partial(tile_conv.tile_conv, target=target, tile=point, int8=True)
 

@@ -28,9 +28,10 @@ from targets.kernels.blocks import (
 )
 from targets.kernels.intrin import dot_name, madd_name
 from targets.kernels.intrin_bf16 import IMPORT, dot2_code, dot2_name
-from targets.kernels.intrin_lanes import inputs_of, lanes_name
+from targets.kernels.intrin_lanes import GROUPS, dot_lanes_name, inputs_of, lanes_name
 from targets.kernels.intrin_load import load_name
 from targets.kernels.linear import ROW_SLACK, row_position
+from targets.kernels.offsets import OFFSETS, ROWS
 from targets.target import Target
 
 ROW_OPTIONS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14)
@@ -76,9 +77,11 @@ def row_options(
     weights = columns
     if int8 and target.architecture == "aarch64" and target.dot != "usdot":
         weights += columns  # and what is made of them: they as int16, or their sums
+    if int8 and target.dot == "sdot":
+        weights += 2  # ones to sum weights by, what makes unsigned codes signed
     free = target.registers - weights - target.operands
     if by_lanes:
-        free = lanes_registers(nb, target)
+        free = lanes_registers(nb, target, int8)
     most = max(1, free // columns)
     options = [r for r in ROW_OPTIONS if r <= min(most, rows)]
     return sorted(options, key=lambda r: (-(-rows // r) * (r + 0.25), -r))
@@ -109,28 +112,36 @@ def multiply_in_tile(
     placed()
 
 
-def lanes_registers(outputs: int, target: Target) -> int:
+def lanes_registers(outputs: int, target: Target, int8: bool = False) -> int:
     """Registers for the sums of a product by whole vectors of inputs.
 
     The weights of all inputs of a vector are in as many registers as there are outputs. As many more are left
     free: compilers load ahead, and for cores that do not reorder instructions they do so over several steps.
     """
-    return target.registers - 2 * outputs
+    taken = 4 if int8 and target.dot == "sdot" and target.in_order else 0  # what `offsets` needs
+    return target.registers - 2 * outputs - taken
 
 
 def takes_vectors(sch: s_tir.Schedule, anchor: Block, target: Target) -> bool:
-    """True if a product is done by whole vectors of inputs, each of their numbers by weights.
+    """True if a product is done by whole vectors of inputs, each of their numbers or groups by weights.
 
     Not where inputs are no whole vectors, or lie anywhere, as those of a sparse product.
     """
     buffer = written(sch, anchor)
-    if (
-        index_reads(sch, anchor)
-        or lanes_name(target, str(buffer.dtype), int(buffer.shape[-1])) is None
-    ):
+    if index_reads(sch, anchor) or vectors_name(target, buffer) is None:
         return False
-    inputs = extent(sch, sch.get_loops(anchor)[-1])
-    return inputs % inputs_of(target, str(buffer.dtype)) == 0
+    loops = sch.get_loops(anchor)
+    if buffer.dtype == "int32":
+        return extent(sch, loops[-2]) % GROUPS == 0
+    return extent(sch, loops[-1]) % inputs_of(target, str(buffer.dtype)) == 0
+
+
+def vectors_name(target: Target, sums: tirx.Buffer) -> str | None:
+    """The intrinsic that multiplies a vector of inputs into ``sums``; None if there is none."""
+    outputs = int(sums.shape[-1])
+    if sums.dtype == "int32":
+        return dot_lanes_name(target, outputs)
+    return lanes_name(target, str(sums.dtype), outputs)
 
 
 def multiply_lanes(
@@ -143,17 +154,27 @@ def multiply_lanes(
 ) -> None:
     """The product of a tile (row, block, output) by whole vectors of inputs; ``placed`` as in `multiply_int8`."""
     r, o, j = tile
-    dtype = str(written(sch, anchor).dtype)
-    name = lanes_name(target, dtype, extent(sch, j))
+    buffer = written(sch, anchor)
+    name = vectors_name(target, buffer)
     *outer, k = reduction
-    k, vector = sch.split(k, [None, inputs_of(target, dtype)])
-    sch.reorder(*outer, k, o, r, vector, j)
-    *_, blocks, rows, columns = sch.get_loops(sch.decompose_reduction(anchor, [*outer, k][0]))
+    if buffer.dtype == "int32":
+        *outer, g = outer
+        outside, inner = sch.split(g, [None, GROUPS])
+        inside = [inner, j, k]
+    else:
+        outside, inner = sch.split(k, [None, inputs_of(target, str(buffer.dtype))])
+        inside = [inner, j]
+    sch.reorder(*outer, outside, o, r, *inside)
+    first = [*outer, outside][0]
+    *_, blocks, rows, columns = sch.get_loops(sch.decompose_reduction(anchor, first))
     for loop in (o, r, blocks, rows):
         sch.unroll(loop)
     sch.vectorize(columns)
+    if target.dot == "sdot" and buffer.dtype == "int32":
+        sch.annotate(first, OFFSETS, int(buffer.shape[-1]))
+        sch.annotate(r, ROWS, 1)
     placed()
-    sch.tensorize(vector, name)
+    sch.tensorize(inner, name)
 
 
 def load_ahead(sch: s_tir.Schedule, anchor: Block, step: Loop) -> None:
@@ -197,8 +218,11 @@ def multiply_int8(
     """
     nb = int(written(sch, anchor).shape[-1])
     dot, madd = dot_name(target), madd_name(target)
-    if dot is not None and nb % target.lanes == 0:
-        dot_by_group(sch, anchor, inside, target.lanes, dot, placed)
+    if takes_vectors(sch, anchor, target):
+        (*_, r, o, j), reduction = bring(sch, anchor, inside)
+        multiply_lanes(sch, anchor, (r, o, j), reduction, target, placed)
+    elif dot is not None and nb % target.lanes == 0:
+        dot_by_group(sch, anchor, inside, target, dot, placed)
     elif madd is not None and nb % (target.lanes // 2) == 0:
         madd_by_two(sch, anchor, inside, target.lanes // 2, madd, placed)
     else:
@@ -222,7 +246,7 @@ def multiply_bf16(
     nb = int(written(sch, anchor).shape[-1])
     dot = dot2_name(target)
     if dot is not None and nb % target.lanes == 0:
-        groups = dot_by_group(sch, anchor, inside, target.lanes, dot, placed)
+        groups = dot_by_group(sch, anchor, inside, target, dot, placed)
         if (code := dot2_code(target)) is not None:
             sch.annotate(groups, IMPORT, code)
     else:
@@ -244,22 +268,25 @@ def dot_by_group(
     sch: s_tir.Schedule,
     anchor: Block,
     inside: Loop,
-    lanes: int,
+    target: Target,
     intrinsic: str,
     placed: Callable[[], None] = lambda: None,
 ) -> Loop:
-    """The product by an instruction that adds those of a group to each of ``lanes`` accumulators.
+    """The product by an instruction that adds those of a group to each accumulator of a vector.
 
     Returns the loop over groups.
     """
     (*_, r, o, j), (*groups, i) = bring(sch, anchor, inside)
-    jo, ji = sch.split(j, [None, lanes])
+    jo, ji = sch.split(j, [None, target.lanes])
     sch.reorder(o, *groups, r, jo, ji, i)
     sch.unroll(r)
     sch.unroll(jo)
     *_, rows, outer, inner = sch.get_loops(sch.decompose_reduction(anchor, groups[0]))
     sch.unroll(rows)
     sch.vectorize(sch.fuse(outer, inner))
+    if target.dot == "sdot" and written(sch, anchor).dtype == "int32":
+        sch.annotate(groups[0], OFFSETS, int(written(sch, anchor).shape[-1]))
+        sch.annotate(r, ROWS, 1)
     placed()
     hide_indices(sch, anchor)
     sch.tensorize(ji, intrinsic)

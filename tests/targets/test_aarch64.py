@@ -11,6 +11,7 @@ import pytest
 import tvm
 from tvm import te, topi
 
+from targets.kernels.amx import lower_tiles
 from targets.kernels.attention import attention, attention_short
 from targets.kernels.attention_int8 import attention_int8
 from targets.kernels.conv import conv
@@ -39,6 +40,9 @@ from targets.target import KNOWN, find
 NEON, DOTPROD, I8MM = "aarch64", "aarch64-dotprod", "aarch64-i8mm"
 NB = 8
 ROWS = (29,)
+K_CODES = 384
+"""Inputs of products of codes: LLVM unrolls the loop over a few whole, and keeps weights on the stack for the
+next tile of rows."""
 WINDOW = Window(14, 14, 64, (3, 3), padding=(1, 1, 1, 1))
 
 
@@ -64,9 +68,9 @@ PRODUCTS = {
     "merge tokens": lambda: merge_tokens(1, 61, 40, 96, 4),
 }
 INT8 = {
-    "int8": lambda: with_epilogue(dense_int8(ROWS, 96, 64, NB), bias=True),
-    "static int8": lambda: with_epilogue(static_int8(ROWS, 96, 64, NB), bias=True, codes=True),
-    "sparse int8": lambda: sparse_int8(ROWS, 96, 64, NB, 10),
+    "int8": lambda: with_epilogue(dense_int8(ROWS, K_CODES, 64, NB), bias=True),
+    "static int8": lambda: with_epilogue(static_int8(ROWS, K_CODES, 64, NB), bias=True, codes=True),
+    "sparse int8": lambda: sparse_int8(ROWS, K_CODES, 64, NB, 40),
     "conv int8": lambda: with_epilogue(conv_int8(1, WINDOW, 64, NB), bias=True, codes=True),
     "conv sparse int8": lambda: conv_sparse_int8(1, WINDOW, 64, NB, 40),
     "attention int8": lambda: attention_int8(1, 61, 2, 32, (1, 1, 1, 61), 0.25),
@@ -81,7 +85,11 @@ ROW_BY_ROW = {
     "average pooling": lambda: pooling("avg"),
 }
 
-DOTS = {NEON: r"sadalp\s+v\d+\.4s", DOTPROD: r"sdot\s+v\d+\.4s", I8MM: r"usdot\s+v\d+\.4s"}
+DOTS = {
+    NEON: r"sadalp\s+v\d+\.4s",
+    DOTPROD: r"sdot\s+v\d+\.4s",
+    I8MM: r"(usdot|sudot|usmmla)\s+v\d+\.4s",
+}
 FMLA = r"fmla\s+v\d+\.4s"
 
 LANE = re.compile(
@@ -98,7 +106,7 @@ VECTOR = re.compile(r"\w+\s+v\d+\.(16b|8h|4s|2d)")
 def codes_of(func, target, count=1):
     """The assembly of the first schedules of a kernel."""
     for sch in schedules(func, target, limit=count):
-        yield tvm.compile(sch.mod, target=target.tvm()).mod.inspect_source("asm")
+        yield tvm.compile(lower_tiles(sch.mod), target=target.tvm()).mod.inspect_source("asm")
 
 
 def innermost(code):
@@ -188,12 +196,21 @@ def test_work_on_rows_is_vector_code(name):
     assert not re.search(LIBM, code), "a call of libm"
 
 
-def test_exact_products_need_no_more_than_an_addition_without_usdot():
-    """SDOT on codes less 128: what is left out is added once for each sum, computed once for all rows."""
+def test_what_sdot_leaves_out_is_added_after_the_loop():
+    """SDOT on codes less 128: in the loop there are only the sums of the weights, once for all rows."""
     (code,) = codes_of(static_int8((29,), 96, 64, NB), find(DOTPROD))
     loop = max(innermost(code), key=lambda body: count(DOTS[DOTPROD], body))
-    dots = count(DOTS[DOTPROD], loop)
-    assert count(r"add\s+v\d+\.4s", loop) == dots - 2
+    dots, by_element = count(DOTS[DOTPROD], loop), count(r"sdot\s.*\.4b\[", loop)
+    vectors = NB // 4 * 4  # of weights that a step takes
+    assert by_element >= 6 * vectors
+    assert dots == by_element + vectors
+    assert count(r"(add|shl|mla)\s+v\d+\.4s", loop) == 0
+
+
+@pytest.mark.parametrize("name", ["int8", "static int8", "conv int8"])
+def test_matrices_of_codes_are_multiplied_first_where_there_is_an_instruction(name):
+    (code,) = codes_of(INT8[name](), find(I8MM))
+    check_product(code, r"usmmla\s+v\d+\.4s")
 
 
 def test_features_reach_the_compiler():

@@ -10,6 +10,7 @@ from tvm.script import tirx as T
 from targets import emulated
 from targets.emulated import lacking, run_emulated
 from targets.errors import TargetError
+from targets.kernels.amx import lower_tiles
 from targets.kernels.epilogue import with_epilogue
 from targets.kernels.linear import dense, pack_dense
 from targets.kernels.linear_int8 import dense_int8, pack_int8
@@ -22,7 +23,8 @@ emulates = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
 
 
 def made(func, target):
-    return tvm.compile(schedules(func, target, limit=1)[0].mod, target=target.tvm()).mod
+    scheduled = lower_tiles(schedules(func, target, limit=1)[0].mod)
+    return tvm.compile(scheduled, target=target.tvm()).mod
 
 
 @emulates
