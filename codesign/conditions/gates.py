@@ -44,7 +44,8 @@ class Gate:
     Attributes:
         max_temperature_c: of the hottest zone before the run. 45: a phone at rest is at 30 to 40, its skin
             limit, at which makers lower the clocks, is 40 to 48 and the chip is a few degrees above the skin.
-        min_clock_share: of its highest, for processors whose governor keeps idle ones up.
+        min_clock_share: of its highest, for processors whose governor keeps idle ones up. Not asked for by
+            default: most governors let an idle processor sleep, and then its clock says nothing.
         max_load: processors that others keep busy.
         min_battery_percent: savers of energy set in below 15 to 20.
         min_memory_bytes, min_disk_bytes: a model and its library have to fit.
@@ -52,7 +53,7 @@ class Gate:
     """
 
     max_temperature_c: float | None = 45.0
-    min_clock_share: float | None = 0.9
+    min_clock_share: float | None = None
     max_load: float | None = 0.5
     min_battery_percent: float | None = 20.0
     min_memory_bytes: int | None = 256 * MIB
@@ -128,7 +129,7 @@ BOARD = Gate(max_temperature_c=60.0, max_load=0.3, min_disk_bytes=None)
 HOST = Gate(max_temperature_c=80.0, min_battery_percent=30.0, min_disk_bytes=None)
 """Desktop processors reach 60 to 75 at any work and are slowed from 90 to 100 on."""
 
-OPEN = Gate(None, None, None, None, None, None, None)
+OPEN = Gate(None, None, None, None, None, None, throttled=None)
 """Asks for nothing; `dataclasses.replace` gives it single limits."""
 
 

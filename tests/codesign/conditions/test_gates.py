@@ -63,7 +63,7 @@ def test_what_is_not_told_is_never_fit():
     assert outcome.status == "unknown"
     assert not outcome.fit
     assert set(outcome.untold) == {
-        "temperature", "throttling", "clock under load", "load", "free memory", "free disk",
+        "temperature", "throttling", "load", "free memory", "free disk",
     }  # fmt: skip
     assert str(outcome).startswith("unknown; not told: temperature")
     battery = DeviceState(battery=Battery())
@@ -96,12 +96,16 @@ def test_each_limit_names_itself():
         {"cpu": 50.0}, dict.fromkeys(names, 1e6), dict.fromkeys(names, 2e6),
         dict.fromkeys(names, "performance"), 1.5, 1, 1, Battery(5.0), True,
     )  # fmt: skip
-    reasons = PHONE.check(state)
+    gate = replace(PHONE, min_clock_share=0.9)
+    reasons = gate.check(state)
     assert [r.what for r in reasons] == [
         "temperature", "throttling", "clock", "load", "battery", "free memory", "free disk",
     ]  # fmt: skip
     assert "50% of the highest at cpu0" in reasons[2].got
-    assert PHONE.untold(state) == []
+    assert gate.untold(state) == []
+    asleep = replace(state, governors=dict.fromkeys(names, "schedutil"))
+    assert gate.untold(asleep) == ["clock under load"]
+    assert "clock" not in [r.what for r in gate.check(asleep)]
 
 
 numbers = st.none() | st.floats(0, 120)
