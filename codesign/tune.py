@@ -29,6 +29,7 @@ from codesign.measurement import Measurement
 from codesign.metaschedule import TraceDatabase, WorkerBackend, WorkerBuilder, WorkerRunner
 from codesign.records import warm
 from codesign.records.entries import Elsewhere, MeasureKey, Trial
+from codesign.target_text import readable
 from codesign.versions import versions
 from targets.kernels import spaces
 from targets.target import Target
@@ -320,7 +321,7 @@ class _Tuner:
         times = {h: m.ratio for h, m in task.known.items() if m.ok}
         gained = warm.gain(task.space, list(task.candidates), times)
         if task.fast and gained is not None:
-            sources = sorted({h.device for h in task.fast.values()})
+            sources = sorted({f"{h.device}: {readable(h.target)}" for h in task.fast.values()})
             found["transfer"] = {**asdict(gained), "from": sources}
         return found
 

@@ -18,7 +18,7 @@ class Transfer:
     Attributes:
         kernel: its hash.
         target, device: where it was tuned.
-        sources: devices whose records gave the order.
+        sources: devices and targets whose records gave the order.
         gain: see `Gain`.
     """
 

@@ -32,6 +32,7 @@ from codesign.records import (
 from codesign.records.census import census
 from codesign.records.exporting import export_records, records_file
 from codesign.records.importing import import_records, merge_records
+from codesign.records.values import LineError
 
 GOOD = summarize([1.1e-3, 1.0e-3, 1.2e-3], [5e-4] * 4, load=0.05, probes=[[1.0, None]], flags=["x"])
 BAD = Measurement.failed("worker died with signal 11: \u00e4")
@@ -331,7 +332,7 @@ TIMED = "measurements"
     ],
 )  # fmt: skip
 def test_lines_that_are_no_records(line, words):
-    with pytest.raises(portable.LineError) as caught:
+    with pytest.raises(LineError) as caught:
         portable.decode(line)
     assert words in str(caught.value)
 
@@ -506,7 +507,7 @@ def test_a_line_is_a_record_or_an_error_and_nothing_else(noise, place, cut):
     broken = line[:place] + noise + line[place + cut :]
     try:
         row = portable.decode(broken)
-    except portable.LineError:
+    except LineError:
         return
     assert row.table in ROWS
     assert portable.decode(portable.encode(row).encode()).content == row.content
