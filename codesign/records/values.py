@@ -33,8 +33,15 @@ Read = tuple[str, dict[str, Any]]
 _DAY = 86400.0
 
 
+_REASON = 200
+
+
 class LineError(ValueError):
-    """A line that is no record; its text says why."""
+    """A line that is no record; its text says why, short and without what a terminal would obey."""
+
+    def __init__(self, reason: str) -> None:
+        shown = "".join(c if c.isprintable() else "?" for c in reason[: _REASON + 1])
+        super().__init__(shown if len(shown) <= _REASON else shown[: _REASON - 3] + "...")
 
 
 def read(table: str, data: Mapping[str, Any]) -> Read:
@@ -45,7 +52,7 @@ def read(table: str, data: Mapping[str, Any]) -> Read:
     try:
         return _READERS[table](data)
     except (UserError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise LineError(str(error).replace("\n ", ";")) from error
+        raise LineError(" ".join(str(error).split())) from error
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ class _Timed:
         if any(t <= 0 for t in times) or self.load < 0:
             raise LineError("a time or a load is negative")
         _check_created(self.created)
+        _check_names(self.kernel_hash, self.target, self.device)
         load(_Meta, {k: v for k, v in self.meta.items() if k in _META}, "meta")
         return MeasureKey(
             self.kernel_hash, self.target, self.device, self.protocol, self.versions,
@@ -114,7 +122,8 @@ class _Meta:
                 raise LineError(f"meta.probes holds {value!r}, not numbers")
         if self.transfer is not None:
             named = {("sources" if k == "from" else k): v for k, v in self.transfer.items()}
-            load(_Transfer, named, "meta.transfer")
+            _check_names(*load(_Transfer, named, "meta.transfer").sources)
+        _check_names(self.device or "", *self.flags)
 
 
 _META = frozenset(_Meta.__dataclass_fields__)
@@ -191,3 +200,10 @@ def _check_created(created: float) -> None:
     """The newest record under a key counts, so none may be of the future."""
     if not 0 <= created <= time.time() + _DAY:
         raise LineError(f"created is {created}: not a time until now")
+
+
+def _check_names(*names: str) -> None:
+    """Names are printed in tables: nothing in them may move a cursor."""
+    for name in names:
+        if not name.isprintable():
+            raise LineError(f"a name holds characters that cannot be printed: {name!r}")

@@ -107,6 +107,21 @@ def test_transfer(run, tmp_path, capsys):
     assert ended(capsys, "transfer", tmp_path / "no.sqlite")[0] == 2
 
 
+def test_names_with_brackets_are_no_markup(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    with Records(tmp_path / "records.sqlite") as records:
+        records.start(str((tmp_path / "run").resolve()))
+        told = {"default": 1, "warm": 1, "exact": True, "from": ["[/bold]"]}
+        key = measure_key("k", ARM, "[/x] phone", Protocol())
+        records.add_measurement(key, GOOD.with_meta(transfer=told))
+    code, out, _ = ended(capsys, "show", tmp_path / "run")
+    assert code == 0
+    assert "[/x] phone" in out
+    code, out, _ = ended(capsys, "transfer", tmp_path / "run")
+    assert code == 0
+    assert "[/bold]" in out
+
+
 @pytest.mark.parametrize("command", ["show", "export", "import", "merge", "transfer"])
 def test_help_has_an_example(capsys, command):
     code, out, _ = ended(capsys, command, "--help")

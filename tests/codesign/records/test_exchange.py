@@ -326,6 +326,9 @@ TIMED = "measurements"
         (edited(TIMED, device="x").replace(b'"x"', b'"\\ud800"'), "no JSON of ours"),
         (b'{"table": "trials", "meta": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "no JSON"),
         (edited("trials", schedule=None), "trial.schedule"),
+        (edited(TIMED, device="a\x1b[2J"), "cannot be printed"),
+        (edited(TIMED, meta={"device": "a\nb"}), "cannot be printed"),
+        (edited(TIMED, **{"\x1b[31m": 1}), "unknown key '?[31m'"),
         (edited("evaluations", quality={"mrr": "good"}), "quality.mrr"),
         (edited("sensitivities", choice=[{"site": "a"}]), "choice[0] lacks"),
         (edited("sensitivities", choice=[{"site": "a", "pass": "p", "setting": {}}] * 2), "got twice"),
@@ -335,6 +338,8 @@ def test_lines_that_are_no_records(line, words):
     with pytest.raises(LineError) as caught:
         portable.decode(line)
     assert words in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) <= 200
 
 
 @pytest.mark.parametrize(
@@ -468,6 +473,7 @@ def test_a_kill_in_the_middle_of_an_import_leaves_all_or_nothing(tmp_path):
 
 
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
+names = texts.filter(str.isprintable)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**12), 10**12) | st.floats(-1e9, 1e9) | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
@@ -487,7 +493,7 @@ measurements = st.one_of(
 @settings(
     deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(st.lists(st.tuples(texts, texts, texts, metas, measurements), max_size=5))
+@given(st.lists(st.tuples(names, names, texts, metas, measurements), max_size=5))
 def test_any_records_come_back(tmp_path_factory, many):
     folder = tmp_path_factory.mktemp("any")
     with Records(folder / "a.sqlite") as records:
