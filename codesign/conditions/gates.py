@@ -49,7 +49,7 @@ class Gate:
         max_load: processors that others keep busy.
         min_battery_percent: savers of energy set in below 15 to 20.
         min_memory_bytes, min_disk_bytes: a model and its library have to fit.
-        throttled: False: a device that says it is throttled is not fit.
+        allow_throttled: if False, a device that says it is throttled is not fit.
     """
 
     max_temperature_c: float | None = 45.0
@@ -58,7 +58,7 @@ class Gate:
     min_battery_percent: float | None = 20.0
     min_memory_bytes: int | None = 256 * MIB
     min_disk_bytes: int | None = 64 * MIB
-    throttled: bool | None = False
+    allow_throttled: bool = False
 
     def check(self, state: DeviceState) -> list[Reason]:
         """The limits that what the state tells does not keep; the first is the weightiest."""
@@ -70,11 +70,10 @@ class Gate:
         battery = state.battery
         wanted = (
             ("temperature", self.max_temperature_c, bool(state.temperatures_c)),
-            ("throttling", None if self.throttled else self.throttled, state.throttled is not None),
+            ("throttling", None if self.allow_throttled else False, state.throttled is not None),
             ("clock under load", self.min_clock_share, bool(state.clock_shares())),
             ("load", self.max_load, state.load is not None),
-            # nothing that lacks a battery runs out of it
-            ("battery charge", self.min_battery_percent if battery else None,
+            ("battery charge", self.min_battery_percent,
              battery is not None and battery.percent is not None),
             ("free memory", self.min_memory_bytes, state.memory_free_bytes is not None),
             ("free disk", self.min_disk_bytes, state.disk_free_bytes is not None),
@@ -88,7 +87,7 @@ class Gate:
         return Reason("temperature", f"{hottest[1]:.1f} °C at {hottest[0]}", f"{limit:g} °C")
 
     def _throttling(self, state: DeviceState) -> Reason | None:
-        if self.throttled is not False or not state.throttled:
+        if self.allow_throttled or not state.throttled:
             return None
         return Reason("throttling", "the device holds its processors back", "full speed")
 
@@ -123,13 +122,13 @@ class Gate:
 PHONE = Gate()
 """Cooled by its skin alone."""
 
-BOARD = Gate(max_temperature_c=60.0, max_load=0.3, min_disk_bytes=None)
+BOARD = Gate(60.0, max_load=0.3, min_battery_percent=None, min_disk_bytes=None)
 """A bare board without a fan rests at 45 to 55 and is slowed from 80 on, the smallest ones from 60."""
 
-HOST = Gate(max_temperature_c=80.0, min_battery_percent=30.0, min_disk_bytes=None)
+HOST = Gate(80.0, min_battery_percent=None, min_disk_bytes=None)
 """Desktop processors reach 60 to 75 at any work and are slowed from 90 to 100 on."""
 
-OPEN = Gate(None, None, None, None, None, None, throttled=None)
+OPEN = Gate(None, None, None, None, None, None, allow_throttled=True)
 """Asks for nothing; `dataclasses.replace` gives it single limits."""
 
 
