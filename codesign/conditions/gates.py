@@ -98,7 +98,9 @@ class Gate:
         cpu = min(shares, key=lambda name: shares[name])
         if shares[cpu] >= limit:
             return None
-        return Reason("clock", f"{shares[cpu]:.0%} of the highest at {cpu}", f"{limit:.0%} or more")
+        return Reason(
+            "clock", f"{shares[cpu]:.0%} of the highest at processor {cpu}", f"{limit:.0%} or more"
+        )
 
     def _amounts(self, state: DeviceState) -> list[Reason]:
         percent = state.battery.percent if state.battery else None

@@ -92,7 +92,7 @@ def test_a_clock_that_stands_still_ends_too():
 
 
 def test_each_limit_names_itself():
-    names = [f"cpu{i}" for i in range(2)]
+    names = ["0", "1"]
     state = DeviceState(
         {"cpu": 50.0}, dict.fromkeys(names, 1e6), dict.fromkeys(names, 2e6),
         dict.fromkeys(names, "performance"), 1.5, 1, 1, Battery(5.0), True,
@@ -102,7 +102,7 @@ def test_each_limit_names_itself():
     assert [r.what for r in reasons] == [
         "temperature", "throttling", "clock", "load", "battery", "free memory", "free disk",
     ]  # fmt: skip
-    assert "50% of the highest at cpu0" in reasons[2].got
+    assert "50% of the highest at processor 0" in reasons[2].got
     assert gate.untold(state) == []
     asleep = replace(state, governors=dict.fromkeys(names, "schedutil"))
     assert gate.untold(asleep) == ["clock under load"]
