@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from codesign.errors import UserError
@@ -76,7 +77,8 @@ def devices_table(counts: dict[str, Any]) -> Table:
         table.add_column(heading, justify="right")
     for row in counts["devices"]:
         numbers = (row[k] for k in ("measurements", "trials", "failed", "flagged"))
-        table.add_row(row["device"], row["serial"], readable(row["target"]), *map(str, numbers))
+        names = (row["device"], row["serial"], readable(row["target"]))
+        table.add_row(*map(escape, names), *map(str, numbers))  # names may come from others
     return table
 
 
@@ -103,5 +105,6 @@ def transfer_table(found: list[Transfer]) -> Table:
     for t in found:
         default = f"{t.gain.default}" if t.gain.exact else f"at most {t.gain.default}"
         sources = ", ".join(t.sources)
-        table.add_row(t.kernel, t.device, readable(t.target), sources, default, str(t.gain.warm))
+        names = (t.kernel, t.device, readable(t.target), sources)
+        table.add_row(*map(escape, names), default, str(t.gain.warm))
     return table

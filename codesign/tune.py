@@ -29,6 +29,7 @@ from codesign.measurement import Measurement
 from codesign.metaschedule import TraceDatabase
 from codesign.records import warm
 from codesign.records.entries import Elsewhere, MeasureKey, Trial
+from codesign.target_text import readable
 from codesign.versions import versions
 from codesign.worker import Failure
 from targets.kernels import spaces
@@ -334,7 +335,7 @@ class _Tuner:
         times = {h: m.ratio for h, m in task.known.items() if m.ok}
         gained = warm.gain(task.space, list(task.candidates), times)
         if task.fast and gained is not None:
-            sources = sorted({h.device for h in task.fast.values()})
+            sources = sorted({f"{h.device}: {readable(h.target)}" for h in task.fast.values()})
             found["transfer"] = {**asdict(gained), "from": sources}
         return found
 

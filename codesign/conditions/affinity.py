@@ -36,7 +36,7 @@ def clusters(
     """Kinds of processors, the slowest first; empty if nothing is told.
 
     Args:
-        max_clocks_khz: as `DeviceState.max_clocks_khz`: ``cpu0`` -> kHz.
+        max_clocks_khz: as `DeviceState.max_clocks_khz`: processor (``0`` or ``cpu0``) -> kHz.
         capacities: the kernel's own measure (``cpu_capacity``), which counts before clocks, for a little core
             may clock as high as a big one.
     """

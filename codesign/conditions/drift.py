@@ -128,7 +128,9 @@ def _clocks(before: DeviceState, after: DeviceState) -> list[str]:
     old, new = changed[cpu]
     rest = f" and of {len(changed) - 1} more" if len(changed) > 1 else ""
     word = "fell" if new < old else "rose"
-    return [f"the clock of {cpu}{rest} {word} from {old / 1e6:.2f} to {new / 1e6:.2f} GHz"]
+    return [
+        f"the clock of processor {cpu}{rest} {word} from {old / 1e6:.2f} to {new / 1e6:.2f} GHz"
+    ]
 
 
 def _heat(before: DeviceState, after: DeviceState) -> list[str]:

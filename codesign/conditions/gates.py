@@ -44,20 +44,21 @@ class Gate:
     Attributes:
         max_temperature_c: of the hottest zone before the run. 45: a phone at rest is at 30 to 40, its skin
             limit, at which makers lower the clocks, is 40 to 48 and the chip is a few degrees above the skin.
-        min_clock_share: of its highest, for processors whose governor keeps idle ones up.
+        min_clock_share: of its highest, for processors whose governor keeps idle ones up. Not asked for by
+            default: most governors let an idle processor sleep, and then its clock says nothing.
         max_load: processors that others keep busy.
         min_battery_percent: savers of energy set in below 15 to 20.
         min_memory_bytes, min_disk_bytes: a model and its library have to fit.
-        throttled: False: a device that says it is throttled is not fit.
+        allow_throttled: if False, a device that says it is throttled is not fit.
     """
 
     max_temperature_c: float | None = 45.0
-    min_clock_share: float | None = 0.9
+    min_clock_share: float | None = None
     max_load: float | None = 0.5
     min_battery_percent: float | None = 20.0
     min_memory_bytes: int | None = 256 * MIB
     min_disk_bytes: int | None = 64 * MIB
-    throttled: bool | None = False
+    allow_throttled: bool = False
 
     def check(self, state: DeviceState) -> list[Reason]:
         """The limits that what the state tells does not keep; the first is the weightiest."""
@@ -69,11 +70,10 @@ class Gate:
         battery = state.battery
         wanted = (
             ("temperature", self.max_temperature_c, bool(state.temperatures_c)),
-            ("throttling", None if self.throttled else self.throttled, state.throttled is not None),
+            ("throttling", None if self.allow_throttled else False, state.throttled is not None),
             ("clock under load", self.min_clock_share, bool(state.clock_shares())),
             ("load", self.max_load, state.load is not None),
-            # nothing that lacks a battery runs out of it
-            ("battery charge", self.min_battery_percent if battery else None,
+            ("battery charge", self.min_battery_percent,
              battery is not None and battery.percent is not None),
             ("free memory", self.min_memory_bytes, state.memory_free_bytes is not None),
             ("free disk", self.min_disk_bytes, state.disk_free_bytes is not None),
@@ -87,7 +87,7 @@ class Gate:
         return Reason("temperature", f"{hottest[1]:.1f} °C at {hottest[0]}", f"{limit:g} °C")
 
     def _throttling(self, state: DeviceState) -> Reason | None:
-        if self.throttled is not False or not state.throttled:
+        if self.allow_throttled or not state.throttled:
             return None
         return Reason("throttling", "the device holds its processors back", "full speed")
 
@@ -98,7 +98,9 @@ class Gate:
         cpu = min(shares, key=lambda name: shares[name])
         if shares[cpu] >= limit:
             return None
-        return Reason("clock", f"{shares[cpu]:.0%} of the highest at {cpu}", f"{limit:.0%} or more")
+        return Reason(
+            "clock", f"{shares[cpu]:.0%} of the highest at processor {cpu}", f"{limit:.0%} or more"
+        )
 
     def _amounts(self, state: DeviceState) -> list[Reason]:
         percent = state.battery.percent if state.battery else None
@@ -122,13 +124,13 @@ class Gate:
 PHONE = Gate()
 """Cooled by its skin alone."""
 
-BOARD = Gate(max_temperature_c=60.0, max_load=0.3, min_disk_bytes=None)
+BOARD = Gate(60.0, max_load=0.3, min_battery_percent=None, min_disk_bytes=None)
 """A bare board without a fan rests at 45 to 55 and is slowed from 80 on, the smallest ones from 60."""
 
-HOST = Gate(max_temperature_c=80.0, min_battery_percent=30.0, min_disk_bytes=None)
+HOST = Gate(80.0, min_battery_percent=None, min_disk_bytes=None)
 """Desktop processors reach 60 to 75 at any work and are slowed from 90 to 100 on."""
 
-OPEN = Gate(None, None, None, None, None, None, None)
+OPEN = Gate(None, None, None, None, None, None, allow_throttled=True)
 """Asks for nothing; `dataclasses.replace` gives it single limits."""
 
 

@@ -29,6 +29,9 @@ _RAPL_STEP = 61e-6
 _FED = "a battery that is not discharging does not feed the device alone"
 
 
+_MICROVOLTS = (1.5e6, 60e6)
+_MICROAMPERES = (5e3, 20e6)
+
 _NUMBERS = ("joules", "watts", "resolution_joules")
 
 
@@ -130,15 +133,17 @@ def battery_meter(
             raise MeterError("the device tells of no battery")
         if battery.status is None or battery.status.lower() != "discharging":
             raise MeterError(f"the battery is {(battery.status or 'silent').lower()}: {_FED}")
-        if battery.voltage_uv and not volts:
-            volts.append(battery.voltage_uv / 1e6)
+        voltage = _plausible(battery.voltage_uv, _MICROVOLTS)
+        current = _plausible(battery.current_ua, _MICROAMPERES)
+        if voltage and not volts:
+            volts.append(voltage / 1e6)
         joules = watts = None
         if battery.energy_uwh is not None:
             joules = -battery.energy_uwh * 3.6e-3
         elif battery.charge_uah is not None and volts:
             joules = -battery.charge_uah * 3.6e-3 * volts[0]
-        if battery.current_ua is not None and battery.voltage_uv:
-            watts = abs(battery.current_ua) * battery.voltage_uv / 1e12
+        if current and voltage:
+            watts = current * voltage / 1e12
         if joules is None and watts is None:
             raise MeterError("the battery tells neither its charge nor its current")
         return Reading(now() if state.time is None else state.time, joules, watts)
@@ -209,6 +214,11 @@ def local_meter(sys: Path = sysfs.SYS, proc: Path = sysfs.PROC) -> Meter:
     if battery.available:
         return battery
     return Meter.absent("none", f"{rapl.failure}; {battery.failure}")
+
+
+def _plausible(value: float | None, limits: tuple[float, float]) -> float | None:
+    """The size of a value; None if it cannot be in micro units: some systems tell milli units."""
+    return abs(value) if value is not None and limits[0] <= abs(value) <= limits[1] else None
 
 
 def _nothing() -> Reading:

@@ -24,7 +24,8 @@ def noted(
     """The measurement with ``flags`` in its meta, and ``gate``, ``energy`` and ``state`` where known.
 
     Nothing that stands there already is lost; flags are added to those that are. A failed measurement keeps
-    what was seen too: it may say why it failed.
+    what was seen too: it may say why it failed. What a device does not tell is in ``gate``,
+    for it is no sign of anything.
 
     Args:
         reference: blocks of the reference kernel around the samples, one more than those.
@@ -36,8 +37,6 @@ def noted(
     found += flags(measurement.samples, reference, before, after)
     if gate is not None and gate.status == "unfit":
         found.append(f"the device was {gate}")
-    elif gate is not None and not gate.fit:
-        found.append(f"not known to have been fit; not told: {', '.join(gate.untold)}")
     meta: dict[str, Any] = {"flags": list(dict.fromkeys(found))} if found else {}
     if gate is not None:
         meta["gate"] = gate.to_json()

@@ -42,8 +42,8 @@ class DeviceState:
 
     Attributes:
         temperatures_c: zone -> degrees.
-        clocks_khz, max_clocks_khz: processor -> clock now, and the highest it can have.
-        governors: processor -> what decides its clock.
+        clocks_khz, max_clocks_khz: number of a processor -> clock now, and the highest it can have.
+        governors: number of a processor -> what decides its clock.
         load: processors that are busy, on average over a short time.
         memory_free_bytes, disk_free_bytes: what may still be taken.
         battery: None if there is none.

@@ -7,6 +7,7 @@ Nothing is invented: what the system does not tell is absent or None. Sources: t
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,10 @@ from typing import Any
 SYS, PROC = Path("/sys"), Path("/proc")
 
 _PLAUSIBLE = (-40.0, 150.0)
-"""Degrees outside are no temperatures: some phones list voltages and charge among their zones."""
+"""Degrees outside are what a sensor reports that is off."""
+
+_NO_HEAT = re.compile(r"soc|.*(vbat|ibat|bcl).*", re.IGNORECASE)
+"""Zones in which some phones tell their charge in percent, millivolts or milliamperes."""
 
 _COOLING = ("thermal-cpufreq", "cpufreq", "processor")
 _RASPBERRY = "devices/platform/soc/soc:firmware/get_throttled"
@@ -90,14 +94,18 @@ def _cpus(sys: Path) -> list[Path]:
     return _folders(sys / "devices/system/cpu", "cpu")
 
 
+def _number(cpu: Path) -> str:
+    return cpu.name.removeprefix("cpu")
+
+
 def _per_cpu(sys: Path, file: str) -> dict[str, int]:
-    found = {cpu.name: integer(cpu / file) for cpu in _cpus(sys)}
-    return {name: value for name, value in found.items() if value is not None and value > 0}
+    found = {_number(cpu): integer(cpu / file) for cpu in _cpus(sys)}
+    return {cpu: value for cpu, value in found.items() if value is not None and value > 0}
 
 
 def _governors(sys: Path) -> dict[str, str]:
-    found = {cpu.name: text(cpu / "cpufreq/scaling_governor") for cpu in _cpus(sys)}
-    return {name: value for name, value in found.items() if value is not None}
+    found = {_number(cpu): text(cpu / "cpufreq/scaling_governor") for cpu in _cpus(sys)}
+    return {cpu: value for cpu, value in found.items() if value is not None}
 
 
 def _temperatures(sys: Path) -> dict[str, float]:
@@ -109,13 +117,17 @@ def _temperatures(sys: Path) -> dict[str, float]:
             label = text(chip / file.name.replace("_input", "_label"))
             readings.append((" ".join(filter(None, (text(chip / "name"), label))), integer(file)))
     found: dict[str, float] = {}
-    for name, millidegrees in readings:
-        if millidegrees is None or not _PLAUSIBLE[0] <= millidegrees / 1e3 <= _PLAUSIBLE[1]:
+    for name, value in readings:
+        if value is None or _NO_HEAT.fullmatch(name):
+            continue
+        # millidegrees by the kernel's rule; some makers' zones give whole degrees
+        degrees = value / 1e3 if abs(value) >= 1000 else float(value)
+        if not _PLAUSIBLE[0] <= degrees <= _PLAUSIBLE[1]:
             continue
         unique, number = name, 2
         while unique in found:
             unique, number = f"{name} {number}", number + 1
-        found[unique] = millidegrees / 1e3
+        found[unique] = degrees
     return found
 
 
@@ -187,7 +199,10 @@ def _first(folder: Path, *names: str) -> int | None:
 
 
 def _throttled(sys: Path) -> bool | None:
-    """True if something holds the processors back now; None if nothing says so either way."""
+    """True if something holds the processors back now; None if nothing says so either way.
+
+    That is a Raspberry's own word, a cooling device of the processors at work, or a clock capped below the highest.
+    """
     raspberry = text(sys / _RASPBERRY)
     if raspberry is not None:
         try:
@@ -199,5 +214,7 @@ def _throttled(sys: Path) -> bool | None:
         for device in _folders(sys / "class/thermal", "cooling_device")
         if (text(device / "type") or "").lower().startswith(_COOLING)
     ]
-    told = [step for step in steps if step is not None]
-    return any(step > 0 for step in told) if told else None
+    told = [step > 0 for step in steps if step is not None]
+    caps, tops = (_per_cpu(sys, f"cpufreq/{f}_max_freq") for f in ("scaling", "cpuinfo"))
+    told += [caps[cpu] < tops[cpu] for cpu in caps.keys() & tops.keys()]
+    return any(told) if told else None

@@ -11,6 +11,7 @@ from codesign.records import new_file, portable
 from codesign.records.database import TABLES, explained
 from codesign.records.portable import Row
 from codesign.records.store import Records
+from codesign.records.values import FIELDS, KEY
 from codesign.versions import installed
 
 BESIDE = "records.sqlite"
@@ -74,8 +75,8 @@ def _write(records: Records, file: Path, wanted: Wanted) -> Exported:
 
 def stored(records: Records, table: str, key: str | None = None) -> Iterator[Row]:
     """The rows of a table, or those under one key, oldest first; of trials those whose key is known."""
-    names, trials = ("key", *portable.FIELDS[table]), table == "trials"
-    columns = ", ".join(f"{'k' if trials and n in portable.KEY else 'r'}.{n}" for n in names)
+    names, trials = ("key", *FIELDS[table]), table == "trials"
+    columns = ", ".join(f"{'k' if trials and n in KEY else 'r'}.{n}" for n in names)
     query = f"SELECT {columns} FROM {table} r"
     query += " JOIN keys k ON k.key = r.key" if trials else ""
     query += " ORDER BY r.id" if key is None else " WHERE r.key = ? ORDER BY r.id"

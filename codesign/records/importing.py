@@ -20,8 +20,9 @@ from codesign.records import new_file, portable
 from codesign.records.bounded import CutShortError, lines
 from codesign.records.database import transaction
 from codesign.records.exporting import BESIDE, Wanted, export_records, records_file, stored
-from codesign.records.portable import LineError, Row
+from codesign.records.portable import Row
 from codesign.records.store import Records
+from codesign.records.values import LineError
 
 _SHOWN = 5
 _SQLITE = b"SQLite format 3\0"

@@ -18,7 +18,7 @@ class Transfer:
     Attributes:
         kernel: its hash.
         target, device: where it was tuned.
-        sources: devices whose records gave the order.
+        sources: devices and targets whose records gave the order.
         gain: see `Gain`.
     """
 
@@ -52,14 +52,20 @@ def transfers(rows: Iterable[tuple[str, str, str, Mapping[str, Any]]]) -> list[T
     return found
 
 
-def all_transfers(records: Records) -> list[Transfer]:
-    """Of all kernels of a file, the newest measurement of each key."""
+def all_transfers(
+    records: Records, target: str | None = None, device: str | None = None
+) -> list[Transfer]:
+    """Of all kernels of a file, or those of a target text and device: by the newest measurement of each key."""
     rows = records._rows(
         "SELECT kernel_hash, target, device, meta FROM measurements m WHERE kind = 'kernel'"
         " AND error IS NULL AND id = (SELECT o.id FROM measurements o WHERE o.key = m.key"
         " AND o.error IS NULL ORDER BY created DESC, id DESC LIMIT 1) ORDER BY id"
     )
-    return transfers((k, t, d, json.loads(meta)) for k, t, d, meta in rows)
+    return transfers(
+        (k, t, d, json.loads(meta))
+        for k, t, d, meta in rows
+        if target in (None, t) and device in (None, d)
+    )
 
 
 def summary(found: Iterable[Transfer]) -> str:

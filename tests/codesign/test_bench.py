@@ -126,7 +126,8 @@ def test_a_machine_that_stays_hot_is_refused(rig):
     silent = bench.bench_bundle(Path("x"), 10, asked, read_state=DeviceState)
     assert "gate: unknown; not told: temperature" in silent.lines()
     assert "before: the machine tells nothing of its state" in silent.lines()
-    assert silent.flags == ["not known to have been fit; not told: temperature"]
+    assert silent.flags == []
+    assert silent.as_dict()["gate"]["untold"] == ["temperature"]
 
 
 def test_processors(rig, monkeypatch):

@@ -13,6 +13,8 @@ from codesign.kernels import Kernel, kernel_hash
 from codesign.measure import Protocol, Rig
 from codesign.metaschedule import TraceDatabase, _drop_half_line
 from codesign.records import Records, Trial
+from codesign.records.exporting import export_records
+from codesign.records.importing import import_records
 from codesign.tune import tune
 from targets.target import host
 
@@ -297,7 +299,8 @@ def test_what_was_fast_elsewhere_is_tried_right_after_the_default(rig, records, 
     assert [t.schedule for t in records.trials(_key(rig))] == [trials[0].schedule, best]
     assert tuned.measurement.meta["schedule"] == best
     told = tuned.measurement.meta["transfer"]
-    assert told == {"default": 8, "warm": 2, "exact": False, "from": ["phone"]}
+    place = f"phone: {_TARGET.mcpu}, 1 thread"
+    assert told == {"default": 8, "warm": 2, "exact": False, "from": [place]}
     assert set(tuned.measurement.meta["decisions"]) == {trials[0].schedule, best}
 
 
@@ -350,3 +353,39 @@ def test_our_own_spaces_are_looked_through_for_what_was_fast(rig, records, tmp_p
     _tune(rig, records, tmp_path, 2, (kernel,), space=None)
     mine = measure_key(kernel.hash, _TARGET, _DEVICE, rig.protocol)
     assert [t.schedule for t in records.trials(mine)] == [space[0], space[-1]]
+
+
+def _travelled(source, tmp_path):
+    """Another file with the same records, as if they came from somebody else: without any traces."""
+    export_records(source, tmp_path / "away.jsonl.gz")
+    import_records(tmp_path / "away.jsonl.gz", tmp_path / "away.sqlite")
+    return Records(tmp_path / "away.sqlite")
+
+
+def test_imported_records_need_no_traces(rig, records, tmp_path):
+    first = _tune(rig, records, tmp_path, 3)[_SMALL.hash]
+    rig.built = 0
+    with _travelled(records.path, tmp_path) as others:
+        again = _tune(rig, others, tmp_path / "away", 3)[_SMALL.hash]
+    assert (again.made, again.reused, rig.built) == (0, 3, 0)
+    assert again.measurement == first.measurement
+    tvm.ir.assert_structural_equal(again.func, first.func)  # found in the space by its hash
+
+
+def test_an_imported_schedule_that_no_space_has_is_not_taken(rig, records, tmp_path):
+    """Records are numbers; what runs comes of our own space, whatever they claim."""
+    from codesign.measurement import summarize
+
+    forged = summarize([1e-9] * 5, [1e-3] * 6)
+    for i in range(3):
+        records.add_trial(_key(rig), Trial(f"forged {i}", forged))
+    records.add_measurement(_key(rig), forged.with_meta(schedule="forged 0", exhausted=True))
+    key, *_ = _elsewhere(rig)
+    records.add_trial(key, Trial("forged too", forged))
+    with _travelled(records.path, tmp_path) as others:
+        tuned = _tune(rig, others, tmp_path / "away", 3)[_SMALL.hash]
+    assert tuned.made == 3
+    assert tuned.measurement.meta["schedule"] in {
+        kernel_hash(s.mod["main"]) for s in _space(_SMALL.func, _TARGET)
+    }
+    assert "transfer" not in tuned.measurement.meta

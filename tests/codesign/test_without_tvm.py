@@ -10,8 +10,9 @@ class Blocked:
             raise ImportError(f"{name} is not for this part")
 
 sys.meta_path.insert(0, Blocked())
-import codesign.candidate, codesign.config, codesign.frontier, codesign.latency
-import codesign.pareto, codesign.records, codesign.report, codesign.search
+import codesign.candidate, codesign.conditions, codesign.config, codesign.frontier, codesign.latency
+import codesign.history, codesign.pareto, codesign.records, codesign.records.importing
+import codesign.report, codesign.search
 from codesign.frontier import Frontier
 from codesign.report import ReportData, write
 write(ReportData(Frontier("m", "t", 1, {}, (), ()), "mrr"), sys.argv[1])

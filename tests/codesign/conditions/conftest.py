@@ -70,7 +70,7 @@ class HotPhone:
 
     def state(self) -> DeviceState:
         self.rest()
-        names = [f"cpu{i}" for i in range(4)]
+        names = ["0", "1", "2", "3"]
         return DeviceState(
             temperatures_c={"cpu": self.temperature, "skin": self.temperature - 5},
             clocks_khz=dict.fromkeys(names, 2e6 * self.share),

@@ -63,7 +63,7 @@ def test_a_long_run_is_judged_in_time():
 
 
 def state(temperature=40.0, clock=2e6, governor="performance", status="Discharging", **more):
-    names = ("cpu4", "cpu5")
+    names = ("4", "5")
     return DeviceState(
         {"cpu": temperature}, dict.fromkeys(names, clock), dict.fromkeys(names, 2e6),
         dict.fromkeys(names, governor), battery=Battery(status=status), **more,
@@ -76,7 +76,10 @@ def state(temperature=40.0, clock=2e6, governor="performance", status="Dischargi
         (state(), ()),
         (state(temperature=44.0), ()),
         (state(temperature=52.0), ("temperature of cpu went from 40 to 52 °C",)),
-        (state(clock=1.4e6), ("the clock of cpu4 and of 1 more fell from 2.00 to 1.40 GHz",)),
+        (
+            state(clock=1.4e6),
+            ("the clock of processor 4 and of 1 more fell from 2.00 to 1.40 GHz",),
+        ),
         (state(clock=1.4e6, governor="schedutil"), ()),  # an idle processor sleeps
         (state(status="Charging"), ("the battery went from discharging to charging",)),
         (state(throttled=True), ("the device said that it was throttled at the end",)),

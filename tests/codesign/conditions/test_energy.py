@@ -110,6 +110,9 @@ def test_a_phones_battery(clock, hot_phone):
         (Battery(status="Full", energy_uwh=1.0), "battery is full"),
         (Battery(energy_uwh=1.0), "battery is silent"),
         (Battery(status="Discharging", charge_uah=1.0), "neither its charge nor its current"),
+        # milliampere and millivolt, which some systems tell, are not taken for micro units
+        (Battery(status="Discharging", current_ua=-412.0, voltage_uv=3.9e6), "neither its charge"),
+        (Battery(status="Discharging", current_ua=-4e5, voltage_uv=3900.0), "neither its charge"),
     ],
 )
 def test_a_battery_that_tells_nothing(battery, words):

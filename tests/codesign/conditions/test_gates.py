@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codesign.conditions.gates import OPEN, PHONE, Gate, wait_until_fit
+from codesign.conditions.gates import BOARD, HOST, OPEN, PHONE, Gate, wait_until_fit
 from codesign.conditions.state import Battery, DeviceState
 
 
@@ -63,18 +63,19 @@ def test_what_is_not_told_is_never_fit():
     assert outcome.status == "unknown"
     assert not outcome.fit
     assert set(outcome.untold) == {
-        "temperature", "throttling", "clock under load", "load", "free memory", "free disk",
+        "temperature", "throttling", "load", "battery charge", "free memory", "free disk",
     }  # fmt: skip
     assert str(outcome).startswith("unknown; not told: temperature")
-    battery = DeviceState(battery=Battery())
-    assert "battery charge" in PHONE.untold(battery)
+    assert "battery charge" in PHONE.untold(DeviceState(battery=Battery()))
+    assert "battery charge" not in BOARD.untold(DeviceState())
+    assert "battery charge" not in HOST.untold(DeviceState())
 
 
 def test_nothing_asked_is_fit_whatever_is_told():
     assert wait_until_fit(DeviceState, OPEN, 0).fit
     hot = DeviceState(temperatures_c={"cpu": 140.0}, throttled=True)
     assert OPEN.check(hot) == []
-    assert Gate(throttled=True).check(DeviceState(throttled=True)) == []
+    assert Gate(allow_throttled=True).check(DeviceState(throttled=True)) == []
 
 
 def test_a_clock_that_stands_still_ends_too():
@@ -91,17 +92,21 @@ def test_a_clock_that_stands_still_ends_too():
 
 
 def test_each_limit_names_itself():
-    names = [f"cpu{i}" for i in range(2)]
+    names = ["0", "1"]
     state = DeviceState(
         {"cpu": 50.0}, dict.fromkeys(names, 1e6), dict.fromkeys(names, 2e6),
         dict.fromkeys(names, "performance"), 1.5, 1, 1, Battery(5.0), True,
     )  # fmt: skip
-    reasons = PHONE.check(state)
+    gate = replace(PHONE, min_clock_share=0.9)
+    reasons = gate.check(state)
     assert [r.what for r in reasons] == [
         "temperature", "throttling", "clock", "load", "battery", "free memory", "free disk",
     ]  # fmt: skip
-    assert "50% of the highest at cpu0" in reasons[2].got
-    assert PHONE.untold(state) == []
+    assert "50% of the highest at processor 0" in reasons[2].got
+    assert gate.untold(state) == []
+    asleep = replace(state, governors=dict.fromkeys(names, "schedutil"))
+    assert gate.untold(asleep) == ["clock under load"]
+    assert "clock" not in [r.what for r in gate.check(asleep)]
 
 
 numbers = st.none() | st.floats(0, 120)
@@ -122,7 +127,7 @@ limits = st.builds(
     min_battery_percent=st.none() | st.floats(0, 100),
     min_memory_bytes=st.none() | st.integers(0, 1 << 30),
     min_disk_bytes=st.none() | st.integers(0, 1 << 30),
-    throttled=st.sampled_from([None, False, True]),
+    allow_throttled=st.booleans(),
 )
 
 

@@ -31,6 +31,10 @@ PHONE = {
     "sys/class/thermal/thermal_zone0/temp": "41500\n",
     "sys/class/thermal/thermal_zone1/type": "vbat\n",
     "sys/class/thermal/thermal_zone1/temp": "3900000\n",
+    "sys/class/thermal/thermal_zone3/type": "soc\n",
+    "sys/class/thermal/thermal_zone3/temp": "97\n",
+    "sys/class/thermal/thermal_zone4/type": "skin\n",
+    "sys/class/thermal/thermal_zone4/temp": "34\n",
     "sys/class/thermal/thermal_zone2/type": "cpu-0-0\n",
     "sys/class/thermal/thermal_zone2/temp": "39000\n",
     "sys/class/thermal/thermal_zone10/type": "modem\n",
@@ -108,15 +112,19 @@ def test_a_clock_counts_only_where_idle_processors_keep_it():
 def test_a_phones_files(tree):
     root = tree(PHONE)
     state = read_local_state(root / "sys", root / "proc", load_seconds=0)
-    assert state.temperatures_c == {"cpu-0-0": 41.5, "cpu-0-0 2": 39.0}  # millivolts are no heat
-    assert dict(state.clocks_khz) == {"cpu0": 1_800_000, "cpu10": 900_000}
-    assert dict(state.max_clocks_khz) == {"cpu0": 2_000_000}
-    assert state.governors == {"cpu0": "performance"}
+    assert state.temperatures_c == {
+        "cpu-0-0": 41.5,
+        "cpu-0-0 2": 39.0,
+        "skin": 34.0,
+    }  # no volts, no percent
+    assert dict(state.clocks_khz) == {"0": 1_800_000, "10": 900_000}
+    assert dict(state.max_clocks_khz) == {"0": 2_000_000}
+    assert state.governors == {"0": "performance"}
     assert state.memory_free_bytes == 1_024_000_000
     assert state.battery == Battery(81, "Discharging", -412000, 3900000, 3100000, None, 29.5)
     assert state.throttled is True
     assert state.load is None
-    assert sysfs.capacities(root / "sys") == {"cpu0": 1024}
+    assert sysfs.capacities(root / "sys") == {"0": 1024}
 
 
 def test_load_is_what_became_busy_meanwhile(tree):
@@ -171,3 +179,11 @@ def test_this_machine_can_be_read():
     assert state.memory_free_bytes > 0
     assert state.load >= 0
     assert state.time > 1.6e9
+
+
+@pytest.mark.parametrize(("cap", "throttled"), [("2000000", False), ("1500000", True)])
+def test_a_capped_clock_is_throttling(tree, cap, throttled):
+    folder = "sys/devices/system/cpu/cpu0/cpufreq"
+    root = tree({f"{folder}/scaling_max_freq": cap, f"{folder}/cpuinfo_max_freq": "2000000"})
+    told = sysfs.read_state(root / "sys", root / "proc", load_seconds=0)
+    assert told["throttled"] is throttled

@@ -28,7 +28,7 @@ def test_a_phone_that_heats_up_loses_speed(clock, hot_phone):
     assert found.per_minute[0].lo <= found.per_minute[0].seconds <= found.per_minute[0].hi
     told = " | ".join(flags([s.seconds for s in samples], (), before, after))
     assert "slower while it was timed" in told
-    assert "the clock of cpu0 and of 3 more fell from 2.00 to" in told
+    assert "the clock of processor 0 and of 3 more fell from 2.00 to" in told
     assert "temperature of cpu went from 30 to" in told
     assert "throttled" in told
 
