@@ -8,17 +8,19 @@ so that they share what they read in the caches; the packed block gives each of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.sym import detect_linear_equation
 
+from targets.gpu import Family
 from targets.gpu_kernels.default import bind_nest
 from targets.gpu_kernels.group import across_and_down, bind_tiles
-from targets.gpu_kernels.threads import vector_width, vectorize_inner
+from targets.gpu_kernels.threads import gpu_of, vector_width, vectorize_inner
 from targets.kernels.blocks import (
     Block,
     Loop,
@@ -42,6 +44,10 @@ from targets.target import Target
 
 ROW_OPTIONS = (1, 2, 3, 4, 5, 6, 7, 8)
 STEP_OPTIONS = (1, 2, 4)
+
+FREE_REGISTERS: dict[Family, int] = {"mali": 54, "adreno": 84, "opencl": 84}
+"""32-bit registers of a work item for sums and operands. Mali's compiler has 64 and spills beyond (Arm, Mali
+Offline Compiler User Guide); Adreno's are not published: what leaves room for several waves of 128."""
 
 MOST_UNROLLED = 16
 
@@ -77,12 +83,14 @@ class Parts:
         anchor: the product.
         rest: elementwise work behind it; the last one writes the result.
         at: which loop of the last one walks the rows of a tile.
+        image: it is a convolution: rows of a tile are output columns.
     """
 
     before: list[Node]
     anchor: Node
     rest: list[Node]
     at: int
+    image: bool
 
 
 def parts(sch: s_tir.Schedule) -> Parts:
@@ -94,7 +102,7 @@ def parts(sch: s_tir.Schedule) -> Parts:
         raise UnsuitedError("not a product followed by elementwise work")
     *lead, _ = (extent(sch, loop) for loop in sch.get_loops(rest[-1].block))
     image = len(written(sch, anchor.block).shape) == 5
-    return Parts(nodes[:position], anchor, rest, 2 if image else row_position(lead))
+    return Parts(nodes[:position], anchor, rest, 2 if image else row_position(lead), image)
 
 
 def products(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
@@ -104,26 +112,37 @@ def products(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
 
 
 def product_tiles(func: tirx.PrimFunc, target: Target) -> list[ProductTile]:
-    """The points of the space, the best guess first."""
+    """The points of the space, the best guess first.
+
+    A tile of r rows by n outputs loads r + n numbers for r n multiply-adds, so that more rows are better until
+    registers run out, or until rows are left over.
+    """
     sch = new_schedule(func)
     found = parts(sch)
-    *lead, _ = (extent(sch, loop) for loop in sch.get_loops(found.rest[-1].block))
-    blocks = int(written(sch, found.anchor.block).shape[-2])
-    rows = lead[found.at]
-    most = min(rows, max(ROW_OPTIONS), ROW_SLACK + 1)
-    tall = [r for r in ROW_OPTIONS if r <= most]
-    # 4 rows by 8 outputs are 32 sums: as many registers as leave room for other items
-    tall.sort(key=lambda r: (-(-rows // r) * r / rows * (1 + 0.5 / r), abs(r - 4)))
+    lead = [extent(sch, loop) for loop in sch.get_loops(found.rest[-1].block)]
+    *_, blocks, nb = (int(d) for d in written(sch, found.anchor.block).shape)
+    total, others = lead[found.at], lead[1] if found.image else 1
+    steps = {r: step_that_fits(r, nb, func, target) for r in ROW_OPTIONS}
+    fitting = [r for r in ROW_OPTIONS if r <= min(total, ROW_SLACK + 1) and steps[r]]
+    fitting.sort(key=lambda r: -(-total // r) * r * (1 / r + 1 / nb))
     points = []
-    for number, r in enumerate(tall[:3]):
-        shapes = across_and_down(blocks, -(-rows // r), target)
+    for number, r in enumerate(fitting[:3]):
+        shapes = across_and_down(blocks, others * -(-total // r), target)
         for across, down in shapes[: 3 if number == 0 else 1]:
-            points.append(ProductTile(r, across, down))
+            points.append(ProductTile(r, across, down, steps[r]))
     best = points[0]
-    points += [ProductTile(best.rows, best.across, best.down, step) for step in (1, 2)]
+    points += [replace(best, step=step) for step in STEP_OPTIONS if step < best.step]
     if any(is_strip(sch, node) for node in found.before):
-        points.append(ProductTile(best.rows, best.across, best.down, strips=STRIPS_INLINE))
+        points.append(replace(best, strips=STRIPS_INLINE))
     return points
+
+
+def step_that_fits(rows: int, nb: int, func: tirx.PrimFunc, target: Target) -> int:
+    """The most inputs to load at once beside the sums of a tile; 0 if these alone fill the registers."""
+    size = min(np.dtype(str(p.ty.dtype)).itemsize for p in func.params)
+    narrow = size / 4 if size == 2 else 1.0  # two float16 share a register
+    free = FREE_REGISTERS[gpu_of(target).family] - rows * nb
+    return max((s for s in STEP_OPTIONS if s * (nb + 1) * narrow <= free), default=0)
 
 
 def is_strip(sch: s_tir.Schedule, node: Node) -> bool:
@@ -143,6 +162,8 @@ def tile_product(sch: s_tir.Schedule, tile: ProductTile) -> None:
     jo, ji = sch.split(j, [None, nb])
     around = lead[: found.at]
     sch.reorder(*around, ro, jo, ri, ji)
+    if found.image:  # work items of a group lie along both dimensions of the image
+        ro = sch.fuse(around.pop(), ro)
     item = bind_tiles(sch, around, ro, jo, tile.across, tile.down)
     for node in reversed(staged):
         bring(sch, node.block, ri)
