@@ -12,15 +12,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import tvm
-import tvm_ffi
 from tvm import s_tir, tirx
-from tvm.sym import detect_linear_equation
 
 from targets.gpu import Family
 from targets.gpu_kernels.default import bind_nest
 from targets.gpu_kernels.group import across_and_down, bind_tiles
-from targets.gpu_kernels.threads import gpu_of, vector_width, vectorize_inner
+from targets.gpu_kernels.threads import gpu_of, vectorize_inner
+from targets.gpu_kernels.tile import STEP_OPTIONS, clear, multiply, vectorize_loop
 from targets.kernels.blocks import (
     Block,
     Loop,
@@ -32,24 +30,19 @@ from targets.kernels.blocks import (
     extent,
     flow,
     inline_single_use,
-    loops_under,
     new_schedule,
     written,
 )
-from targets.kernels.default import uses
 from targets.kernels.linear import ROW_SLACK, row_position
 from targets.kernels.space import Apply
 from targets.kernels.strip import STRIP_COLUMNS
 from targets.target import Target
 
 ROW_OPTIONS = (1, 2, 3, 4, 5, 6, 7, 8)
-STEP_OPTIONS = (1, 2, 4)
 
 FREE_REGISTERS: dict[Family, int] = {"mali": 54, "adreno": 84, "opencl": 84}
 """32-bit registers of a work item for sums and operands. Mali's compiler has 64 and spills beyond (Arm, Mali
 Offline Compiler User Guide); Adreno's are not published: what leaves room for several waves of 128."""
-
-MOST_UNROLLED = 16
 
 STRIPS_FIRST, STRIPS_INLINE = 1, 0
 STRIP_OPTIONS = (STRIPS_FIRST, STRIPS_INLINE)
@@ -162,154 +155,54 @@ def tile_product(sch: s_tir.Schedule, tile: ProductTile) -> None:
     jo, ji = sch.split(j, [None, nb])
     around = lead[: found.at]
     sch.reorder(*around, ro, jo, ri, ji)
+    for node in reversed(staged):
+        bring(sch, node.block, ri)
+    sums = bring(sch, found.anchor.block, jo)
     if found.image:  # work items of a group lie along both dimensions of the image
         ro = sch.fuse(around.pop(), ro)
     item = bind_tiles(sch, around, ro, jo, tile.across, tile.down)
-    for node in reversed(staged):
-        bring(sch, node.block, ri)
+    for node in staged:
         vectorize_inner(sch, node.block)
     sch.unroll(ri)
     vectorize_inner(sch, last)
-    place_product(sch, found, item, tile.step)
+    place_product(sch, found, sums, item, tile.step)
     place_before(sch, found, tile.strips)
 
 
-def place_product(sch: s_tir.Schedule, found: Parts, inside: Loop, step: int) -> None:
-    """Bring the product under the loop ``inside`` over tiles, its sums into registers."""
+def place_product(
+    sch: s_tir.Schedule, found: Parts, sums: tuple[list[Loop], list[Loop]], item: Loop, step: int
+) -> None:
+    """Order the loops of the product, brought into a work item; with it go sums over short stretches."""
     anchor = found.anchor.block
     short = [n for n in found.before if n.reduces and reads_whole(sch, n, anchor)]
-    spatial, reduction = bring(sch, anchor, inside)
+    spatial, reduction = sums
+    tile = spatial[-3:]
     if not short:
-        multiply(sch, anchor, spatial, reduction, step)
+        multiply(sch, anchor, item, tile, reduction, step)
         return
     if len(short) > 1:
         raise UnsuitedError("a product of more than one kind of sums")
-    *_, row, o, j = spatial
+    row, o, j = tile
     sch.reorder(*reduction, row, o, j)
     for loop in (row, o):
         sch.unroll(loop)
     vectorize_loop(sch, j)
-    clear(sch, anchor, reduction[0])
-    inner_spatial, inner_reduction = bring(sch, short[0].block, reduction[-1])
-    multiply(sch, short[0].block, inner_spatial, inner_reduction, step)
+    clear(sch, anchor, item, reduction[0])
+    inner, shorter = bring(sch, short[0].block, reduction[-1])
+    if not ends_alike(written(sch, short[0].block), written(sch, anchor)):
+        del inner[-2]  # the group of a coded weight, between blocks and outputs
+    multiply(sch, short[0].block, reduction[-1], inner[-3:], shorter, step)
+
+
+def ends_alike(longer: tirx.Buffer, shorter: tirx.Buffer) -> bool:
+    """Whether the last dimensions of a buffer are those of another one."""
+    of = [[int(d) for d in buffer.shape] for buffer in (longer, shorter)]
+    return of[0][-len(of[1]) :] == of[1]
 
 
 def reads_whole(sch: s_tir.Schedule, node: Node, anchor: Block) -> bool:
     """Whether a block makes as many numbers for each sum of the product as that adds up."""
     return len(written(sch, node.block).shape) > len(written(sch, anchor).shape)
-
-
-def multiply(
-    sch: s_tir.Schedule, block: Block, spatial: list[Loop], reduction: list[Loop], step: int
-) -> None:
-    """The loops of a product: inputs outside, the tile of rows and outputs inside."""
-    grouped = reads_groups(sch, block)
-    *others, row, o, j = spatial
-    *outer, k = reduction[:-1] if grouped else reduction
-    size = decide(sch, STEP_OPTIONS, step)
-    ko, ki = sch.split(k, [None, size if extent(sch, k) % step == 0 else 1])
-    group = reduction[-1:] if grouped else []
-    sch.reorder(*others, *outer, ko, row, ki, o, j, *group)
-    read_ahead(sch, block, row, ko)
-    for loop in (row, ki, o, *group):
-        sch.unroll(loop)
-    if grouped:
-        sch.unroll(j)
-    else:
-        vectorize_loop(sch, j)
-    clear(sch, block, (outer or [ko])[0])
-
-
-def reads_groups(sch: s_tir.Schedule, block: Block) -> bool:
-    """Whether inputs come in groups that lie together in the weights: 8-bit codes, pairs of bfloat16."""
-    statement = sch.get(block)
-    output = [a.var for a in statement.iter_vars if a.iter_type == tirx.IterVar.DataPar][-1]
-    own = written(sch, block)
-    reads = [r for r in statement.reads if not r.source.same_as(own)]
-    return not any(r.region[-1].min.same_as(output) for r in reads)
-
-
-def vectorize_loop(sch: s_tir.Schedule, loop: Loop, most: int = 4) -> None:
-    """Vectorise a loop of outputs, unroll what is left of it."""
-    total = extent(sch, loop)
-    width = vector_width(total, most)
-    if width == 1:
-        sch.unroll(loop)
-        return
-    outer, lanes = sch.split(loop, [None, width])
-    sch.unroll(outer)
-    sch.vectorize(lanes)
-
-
-def clear(sch: s_tir.Schedule, block: Block, reduction: Loop) -> None:
-    """Set the sums of a tile to zero before the loop ``reduction``."""
-    *_, row, outputs, last = sch.get_loops(sch.decompose_reduction(block, reduction))
-    for loop in (row, outputs):
-        if sch.get(loop).kind == tirx.ForKind.SERIAL and extent(sch, loop) <= MOST_UNROLLED:
-            sch.unroll(loop)
-    if sch.get(last).kind == tirx.ForKind.SERIAL:
-        vectorize_loop(sch, last)
-
-
-def read_ahead(sch: s_tir.Schedule, block: Block, row: Loop, step: Loop) -> None:
-    """Load the weights of one step, and the inputs of one row of it, as vectors into registers."""
-    for position, where in contiguous_reads(sch, block, row, step):
-        copy = sch.cache_read(block, position, "local", consumer_blocks=[block])
-        sch.compute_at(copy, where, preserve_unit_loops=True)
-        for loop in loops_under(sch, copy, where)[:-1]:
-            sch.unroll(loop)
-        vectorize_inner(sch, copy)
-
-
-def contiguous_reads(
-    sch: s_tir.Schedule, block: Block, row: Loop, step: Loop
-) -> list[tuple[int, Loop]]:
-    """(which read, the loop to load it in): weights by output, inputs in the order of the sum."""
-    statement = sch.get(block)
-    own = written(sch, block)
-    outputs = [a.var for a in statement.iter_vars if a.iter_type == tirx.IterVar.DataPar]
-    inputs = [a.var for a in statement.iter_vars if a.iter_type == tirx.IterVar.CommReduce]
-    found = []
-    for position, last in last_indices(statement, own):
-        if last.same_as(outputs[-1]):
-            found.append((position, step))
-        elif coefficient(last, inputs[-1]) == 1:
-            found.append((position, row if not uses(last, outputs[-1]) else step))
-    return found
-
-
-def last_indices(statement: s_tir.SBlock, own: tirx.Buffer) -> list[tuple[int, tirx.Expr]]:
-    """(which read of a block, where it reads along the last dimension), its own sums left out."""
-    found: list[tuple[int, tirx.Expr]] = []
-
-    def visit(load: tvm.ir.TensorLoad) -> None:
-        for position, read in enumerate(statement.reads):
-            known = any(position == p for p, _ in found)
-            if load.source.same_as(read.source) and not load.source.same_as(own) and not known:
-                found.append((position, load.indices[-1]))
-
-    tvm_ffi.structural_walk(statement.body, [(tvm.ir.TensorLoad, visit)], order="post")
-    return sorted(found, key=lambda f: f[0])
-
-
-def coefficient(index: tirx.Expr, var: tirx.Var) -> int:
-    """By how much an index moves with ``var``; 0 if it does not, or not evenly."""
-    if any_load(index):
-        return 0
-    terms = detect_linear_equation(index, [var])
-    return int(terms[0]) if terms and isinstance(terms[0], tirx.IntImm) else 0
-
-
-def any_load(index: tirx.Expr) -> bool:
-    """Whether an index comes out of a list."""
-    found = False
-
-    def visit(load: tvm.ir.TensorLoad) -> None:
-        nonlocal found
-        found = True
-
-    tvm_ffi.structural_walk(index, [(tvm.ir.TensorLoad, visit)], order="post")
-    return found
 
 
 def place_before(sch: s_tir.Schedule, found: Parts, strips: int) -> None:

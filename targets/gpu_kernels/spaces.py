@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from targets.gpu_kernels.attention import attention_space
 from targets.gpu_kernels.default import default_schedule
 from targets.gpu_kernels.depthwise import depthwise
 from targets.gpu_kernels.product import products
 from targets.gpu_kernels.rows import row_space
 from targets.kernels import (
+    attention,
     conv,
     conv_bf16,
     conv_depthwise,
@@ -35,6 +37,7 @@ _PRODUCTS = (
 _BY_FAMILY: dict[str, Space] = {
     **{family.FAMILY_NAME: products for family in _PRODUCTS},
     conv_depthwise.FAMILY_NAME: depthwise,
+    attention.FAMILY_NAME: attention_space,
     norm.FAMILY_NAME: row_space,
     softmax.FAMILY_NAME: row_space,
     quantize.FAMILY_NAME: row_space,
