@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tvm
 from tvm import s_tir, tirx
 from tvm.ir.instrument import pass_instrument
 
-from targets.opencl import printable
+from targets.codegen import compile_functions
 from targets.target import Target
 
 _DIMENSIONS = ("x", "y", "z")
@@ -86,7 +86,7 @@ def program(scheduled: s_tir.Schedule | tirx.PrimFunc, target: Target) -> Progra
         tvm.error.TVMError: the code generator refuses it, as where a loop is bound to no thread.
     """
     func = scheduled.mod["main"] if isinstance(scheduled, s_tir.Schedule) else scheduled
-    mod = printable(tvm.IRModule({"main": func.with_attr("global_symbol", "main")}))
+    mod = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
     split: list[tvm.IRModule] = []
 
     @pass_instrument
@@ -96,7 +96,7 @@ def program(scheduled: s_tir.Schedule | tirx.PrimFunc, target: Target) -> Progra
                 split.append(mod)
 
     with tvm.transform.PassContext(instruments=[Watch()]):
-        built = tvm.compile(mod, target=target.tvm())
+        built = compile_functions(mod, target.tvm())
     sources = [module.inspect_source() for module in built.mod.imports]
     source = "\n".join(sources)
     host = next(f for gv, f in split[0].functions_items() if gv.name_hint == "main")
@@ -183,6 +183,17 @@ def excesses(made: Program, target: Target) -> list[str]:
         if launch.local_bytes > gpu.local_bytes:
             found.append(f"{launch.kernel}: {launch.local_bytes} bytes of {gpu.local_bytes}")
     return found
+
+
+def in_float32(made: Program) -> Program:
+    """The same kernels with float32 in place of float16, for devices that lack it.
+
+    It computes at the same places in the same order; what float16 rounds is left unrounded.
+    """
+    lines = [line for line in made.source.splitlines() if not line.startswith(("#", "  #error"))]
+    source = re.sub(r"\b(convert_|as_)?half(\d*)\b", r"\1float\2", "\n".join(lines))
+    arrays = [replace(a, dtype="float32") if a.dtype == "float16" else a for a in made.arrays]
+    return replace(made, source=source, arrays=tuple(arrays))
 
 
 def arguments(made: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
