@@ -203,7 +203,9 @@ def deviation(got: Array, wanted: Array) -> float:
     g, w = got.astype(np.float64), wanted.astype(np.float64)
     if (np.isnan(g) != np.isnan(w)).any():
         return math.inf
-    return float(np.nanmax(np.abs(g - w), initial=0.0) / max(np.nanmax(np.abs(w), initial=0.0), 1e-30))
+    return float(
+        np.nanmax(np.abs(g - w), initial=0.0) / max(np.nanmax(np.abs(w), initial=0.0), 1e-30)
+    )
 
 
 def draw(func: tirx.PrimFunc, seed: int = 0) -> list[Array]:
@@ -241,7 +243,9 @@ def on_processor(func: tirx.PrimFunc, inputs: Sequence[Array]) -> list[Array]:
 def report(title: str, rows: Iterator[Row]) -> int:
     """Print the table of one model; the number of kernels that are wrong."""
     print(f"\n{title}")
-    print(f"{'kernel':36} {'calls':>5} {'starts':>6} {'groups':>7} {'items':>9} {'local':>6}  error")
+    print(
+        f"{'kernel':36} {'calls':>5} {'starts':>6} {'groups':>7} {'items':>9} {'local':>6}  error"
+    )
     done = []
     for row in rows:
         done.append(row)

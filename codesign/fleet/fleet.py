@@ -137,9 +137,9 @@ class Fleet:
         self._closing = threading.Event()
         found = self._first_look()
         self.parallel = max(1, min(found.servers, MOST))
-        self._members = [Member(wanted) for _ in range(self.parallel)]
+        self.members = [Member(wanted) for _ in range(self.parallel)]
         self._free: queue.LifoQueue[Member] = queue.LifoQueue()
-        for member in self._members:
+        for member in self.members:
             self._free.put(member)
         # a worker's process dies with the thread that started it: these live as long as the fleet
         self._threads = ThreadPoolExecutor(self.parallel, thread_name_prefix="device")
@@ -184,10 +184,10 @@ class Fleet:
     def close(self) -> None:
         """Give all devices back; requests that are on their way fail."""
         self._closing.set()
-        for member in self._members:
+        for member in self.members:
             member.worker.kill()
         self._threads.shutdown(wait=True, cancel_futures=True)
-        for member in self._members:
+        for member in self.members:
             member.drop()
 
     def _request(

@@ -1,0 +1,1 @@
+"""What a run loses when devices fail: each fault injected, and what came of it."""
