@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from typing import Any
 
 from codesign.devices.client import TrackerClient
@@ -14,7 +15,7 @@ from codesign.errors import UserError
 from codesign.versions import TVM, TVM_FFI
 
 STOCK = "not told: stock TVM server"
-_SECONDS = 90.0
+_SECONDS, _SETTLE_SECONDS = 90.0, 5.0
 _SLOW_MS = 20.0
 _HOT_C, _BATTERY_HOT_C = 70.0, 40.0
 _LOW_PERCENT = 20
@@ -37,7 +38,7 @@ def examine_device(
     serve = f"on the device: python -m codesign.devices.server --key {key} --tracker {tracker}"
     try:
         with TrackerClient(tracker) as client:
-            status = client.status()
+            status = _settled(client, key)
     except UserError as error:
         return [Check("tracker", "fail", error.got, error.next)]
     kind = "TVM's own" if status["stock"] else "codesign's"
@@ -83,6 +84,18 @@ def examine_device(
         _memory(state),
         _disk(state),
     ]
+
+
+def _settled(client: TrackerClient, key: str) -> dict[str, Any]:
+    """The tracker's answer, once no server of the key is just about to offer itself."""
+    until = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        status = client.status()
+        states = {s["state"] for s in status["servers"] if s["key"] == key}
+        free = status["queues"].get(key, {}).get("free")
+        if free or not states & {"idle", "starting", "free"} or time.monotonic() > until:
+            return status
+        time.sleep(0.1)
 
 
 def _free(key: str, status: dict[str, Any], servers: list[dict[str, Any]]) -> Check:

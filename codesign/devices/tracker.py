@@ -11,7 +11,6 @@ import contextlib
 import hmac
 import os
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -20,14 +19,13 @@ from types import TracebackType
 from typing import Any
 
 from codesign.devices import wire
+from codesign.devices.connection import Connection
 from codesign.devices.queues import Offer, Queue, Request
 from codesign.devices.wire import Address, Code
 
-_HELLO_SECONDS = 5.0
-_MESSAGE_SECONDS = 20.0
-_UNSENT_LIMIT = 4 << 20
 _CONNECTIONS = 1024
 _HISTORY = 256
+_HEALTH_BYTES, _HOST_LIMIT = 16_384, 255
 _KEYS = 1024
 
 Pair = tuple[str, str]
@@ -57,72 +55,6 @@ class Server:
             return "free"
         told = (self.health or {}).get("state")
         return told if told in ("busy", "starting", "ill") else "busy" if self.holder else "idle"
-
-
-class Connection(asyncio.Protocol):
-    """One peer, a server or a client: which of the two shows in what it asks."""
-
-    def __init__(self, tracker: Tracker) -> None:
-        self.tracker = tracker
-        self.server: Server | None = None
-        self.match_keys: set[str] = set()
-        self.peer = ""
-        self._buffer = bytearray()
-        self._greeted = False
-        self._timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self.peer = str(transport.get_extra_info("peername")[0])
-        with contextlib.suppress(OSError):
-            wire.keep_alive(transport.get_extra_info("socket"))
-        if not self.tracker.admit(self):
-            transport.abort()
-            return
-        self._expect(_HELLO_SECONDS)
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        try:
-            self._read()
-        except (wire.WireError, ValueError, TypeError, KeyError, IndexError, AttributeError):
-            self.close()  # nothing of this protocol: there is no answer that it would understand
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._expect(None)
-        self.tracker.lost(self)
-
-    def send(self, value: Any) -> None:
-        self._transport.write(wire.frame(value))
-        if self._transport.get_write_buffer_size() > _UNSENT_LIMIT:
-            self.close()  # asks, but does not read the answers
-
-    def close(self) -> None:
-        self._transport.abort()
-
-    def is_open(self) -> bool:
-        return not self._transport.is_closing()
-
-    def _read(self) -> None:
-        if not self._greeted:
-            if len(self._buffer) < 4:
-                return
-            if struct.unpack_from("<i", self._buffer)[0] != wire.TRACKER_MAGIC:
-                raise wire.WireError("not the tracker's protocol")
-            del self._buffer[:4]
-            self._greeted = True
-            self._transport.write(wire.magic(wire.TRACKER_MAGIC))
-        while self.is_open() and (message := wire.take_frame(self._buffer)) is not None:
-            self.tracker.handle(self, message[0])
-        self._expect(_MESSAGE_SECONDS if self._buffer else None)  # half a message must be finished
-
-    def _expect(self, seconds: float | None) -> None:
-        """Close the connection unless more comes within so many seconds; None: it may be silent."""
-        if self._timer is not None:
-            self._timer.cancel()
-        loop = asyncio.get_running_loop()
-        self._timer = None if seconds is None else loop.call_later(seconds, self.close)
 
 
 class Tracker:
@@ -187,25 +119,29 @@ class Tracker:
         if key not in self._queues:
             if len(self._queues) >= _KEYS:
                 self._queues = {k: q for k, q in self._queues.items() if q.offers or q.waiting()}
-            if len(self._queues) >= _KEYS or not 0 < len(key) <= wire.KEY_LIMIT // 2:
-                raise wire.WireError("too many keys, or one that is too long")
+            if len(self._queues) >= _KEYS:
+                raise wire.WireError("too many keys")
+            _check_key(key)
             self._queues[key] = Queue(self._grant, self._willing)
         return self._queues[key]
 
     def _put(
         self, connection: Connection, key: str, offer: list[Any], host: str | None = None
     ) -> None:
-        port, match_key = int(offer[0]), str(offer[1])
-        host = str(host) if host else connection.peer
+        at, match_key = _address(host, offer[0], connection), str(offer[1])
+        if len(match_key) > wire.KEY_LIMIT:
+            raise wire.WireError("a match key that is too long")
         queue = self._queue(str(key))
-        server = self._server(connection, str(key), str(Address(host, port)))
+        server = self._server(connection, str(key), at)
         server.holder = None
         queue.drop_server(connection)  # an offer takes the place of the one before
         connection.match_keys = {match_key}
         connection.send(Code.SUCCESS)
-        queue.put(Offer(connection, host, port, match_key))
+        queue.put(Offer(connection, at.host, at.port, match_key))
 
-    def _server(self, connection: Connection, key: str, address: str) -> Server:
+    def _server(self, connection: Connection, key: str, at: Address) -> Server:
+        _check_key(key)
+        address = str(at)
         server = self._servers.get((key, address))
         if server is None:
             self._make_room()
@@ -244,9 +180,10 @@ class Tracker:
     def _update(self, connection: Connection, info: dict[str, Any]) -> None:
         host, port = info["addr"]
         key = str(info["key"]).removeprefix("server:")
-        address = str(Address(str(host) if host else connection.peer, int(port)))
-        server = self._server(connection, key, address)
         health = info.get("codesign")
+        if health is not None and len(wire.frame(health)) > _HEALTH_BYTES:
+            raise wire.WireError("a health that is too long")
+        server = self._server(connection, key, _address(host, port, connection))
         server.health = health if isinstance(health, dict) else None
         connection.send(Code.SUCCESS)
 
@@ -327,6 +264,22 @@ class Tracker:
     def close(self) -> None:
         for connection in list(self._connections):
             connection.close()
+
+
+def _check_key(key: str) -> None:
+    if not 0 < len(key) <= wire.KEY_LIMIT // 2:
+        raise wire.WireError("a key that is empty or too long")
+
+
+def _address(host: Any, port: Any, connection: Connection) -> Address:
+    """Where a server says that it listens; without a host, where it speaks from.
+
+    A name that could not be read back from `Address`'s text would spoil the answers to all others.
+    """
+    at = Address(str(host) if host else connection.peer, int(port))
+    if len(at.host) > _HOST_LIMIT or wire.parse_address(str(at)) != at:
+        raise wire.WireError(f"no address: {str(at)[:80]}")
+    return at
 
 
 def _seen(server: Server) -> float:

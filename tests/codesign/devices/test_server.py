@@ -471,6 +471,21 @@ def test_a_zygote_that_dies_is_replaced(
     _runs_a_kernel(client("reborn"))
 
 
+def test_a_device_on_which_tvm_does_not_load_says_why(
+    start: Starter, status: Callable[[], dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "tvm.py").write_text("raise ImportError('libtvm does not fit this system')")
+    process = start("sick", path=tmp_path, until="failed: ImportError")
+    assert _eventually(lambda: _health(status, "sick")["error"])
+    health = _health(status, "sick")
+    assert "libtvm does not fit this system" in health["error"]
+    assert health["state"] in ("starting", "ill")
+    assert status()["queues"].get("sick", {"free": 0})["free"] == 0
+    process.wait_for("it died", count=3)  # it is tried again
+    assert _eventually(lambda: _health(status, "sick")["state"] == "ill")
+    assert process.end() == 0
+
+
 @needs_gcc
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_server_ends_cleanly_in_the_middle_of_a_session(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import struct
 import time
@@ -9,9 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from codesign.devices import tracker as tracker_module
-from codesign.devices import wire
+from codesign.devices import connection, wire
 from codesign.devices.client import TrackerClient
 from codesign.devices.tracker import TrackerThread
 from codesign.devices.wire import Address, Code
@@ -51,10 +53,10 @@ class Peer:
         self.socket.close()
 
 
-def _hung_up(connection: socket.socket) -> bool:
-    connection.settimeout(SECONDS)
+def _hung_up(stream: socket.socket) -> bool:
+    stream.settimeout(SECONDS)
     try:
-        return not connection.recv(1)
+        return not stream.recv(1)
     except ConnectionError:
         return True
 
@@ -76,6 +78,12 @@ def peer(running: TrackerThread) -> Iterator[Callable[[], Peer]]:
     yield make
     for made in peers:
         made.close()
+
+
+@functools.cache
+def _shared() -> TrackerThread:
+    """One tracker for all examples of a property; it ends with this process."""
+    return TrackerThread()
 
 
 def _eventually(condition: Callable[[], bool]) -> bool:
@@ -233,11 +241,46 @@ def test_bad_messages_end_their_connection_and_nothing_else(
     assert good.ask(Code.PING) == Code.SUCCESS
 
 
+@given(
+    code=st.sampled_from([*Code, 99]),
+    rest=st.lists(
+        st.none()
+        | st.integers(-(10**30), 10**30)
+        | st.floats()
+        | st.sampled_from(["k", "", "a b", "[", "x" * 2000, "server:k"])
+        | st.fixed_dictionaries(
+            {"key": st.sampled_from(["k", None, 5])},
+            optional={
+                "addr": st.lists(st.sampled_from([None, "h", "[x", 9, 10**9, "1e3"]), max_size=3),
+                "address": st.sampled_from(["h:9", None, 7]),
+                "codesign": st.sampled_from([{}, {"state": "free"}, 5, {"x": "y" * 20_000}]),
+            },
+        )
+        | st.lists(st.sampled_from([1, -1, 10**9, "m", None]), max_size=3),
+        max_size=4,
+    ),
+)
+@settings(deadline=None, max_examples=150)
+def test_whatever_one_says_the_others_are_answered(code: int, rest: list[Any]) -> None:
+    tracker = _shared()
+    odd, good = Peer(tracker), Peer(tracker)
+    try:
+        odd.send(code, *rest)
+        assert good.ask(Code.PING) == Code.SUCCESS
+        success, summary = good.ask(Code.SUMMARY)
+        assert success == Code.SUCCESS
+        assert set(summary) == {"queue_info", "server_info"}
+        assert good.ask(Code.STATUS)[0] == Code.SUCCESS
+    finally:
+        odd.close()
+        good.close()
+
+
 def test_strangers_and_the_silent_are_dropped(
     running: TrackerThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracker_module, "_HELLO_SECONDS", 0.2)
-    monkeypatch.setattr(tracker_module, "_MESSAGE_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "_HELLO_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "_MESSAGE_SECONDS", 0.2)
     at = (running.address.host, running.address.port)
     with socket.create_connection(at, 5) as stranger:
         stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
