@@ -71,10 +71,10 @@ def emulate(
             root=root,
             say=_say,
         ) as fleet,
+        contextlib.suppress(KeyboardInterrupt),  # the way to end, no interruption of work
     ):
-        with contextlib.suppress(KeyboardInterrupt):  # the way to end, no interruption of work
-            _show(fleet, as_json)
-            _watch(fleet.devices)
+        _show(fleet, as_json)
+        _watch(fleet.devices)
 
 
 def _say(line: str) -> None:
