@@ -15,7 +15,7 @@ from typing import Any
 from codesign.devices import wire
 from codesign.devices.wire import Address, Code
 
-_RETRY_SECONDS = 1.0
+_RETRY_SECONDS, _UNRESOLVED_SECONDS = 1.0, 10.0  # asking for a name's address blocks
 _ANSWER_SECONDS = 10.0
 _POLL_SECONDS = 2.0
 _HEALTH_SECONDS, _BUSY_HEALTH_SECONDS = 5.0, 15.0  # reading it costs the device's time
@@ -136,6 +136,8 @@ class Registration:
             self._outgoing += wire.magic(wire.TRACKER_MAGIC)
         except OSError as error:
             self._drop(str(error))
+            if isinstance(error, socket.gaierror):
+                self._next_try = time.monotonic() + _UNRESOLVED_SECONDS
 
     def _drop(self, error: str) -> None:
         if self._socket is not None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from codesign.devices import facts, wire
 from codesign.devices.farewells import Farewells
-from codesign.devices.folders import remove, take_slot
+from codesign.devices.folders import kill_inside, remove, take_slot
 from codesign.devices.handshakes import Handshake, Handshakes
 from codesign.devices.nursery import Nursery, code_text, kill_group
 from codesign.devices.options import ServerOptions
@@ -283,6 +283,8 @@ class Server:
         self._last = {"text": text, **told}
         _log(f"{session.peer}: session {session.number} ended after {seconds:.1f} s: {text}")
         self._farewells.add(session.connection)
+        if not self._serves_here:
+            kill_inside(session.folder)
         remove(session.folder)
         if self.ready:
             self._offer()
@@ -333,6 +335,7 @@ class Server:
         if session is not None:
             kill_group(session.pid)
             session.connection.close()
+        kill_inside(self._sessions)
         remove(self._sessions)
         self._lock.close()
         _log("ended")

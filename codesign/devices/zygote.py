@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from codesign.devices import session
+from codesign.devices.folders import kill_inside
 from codesign.devices.options import ServerOptions
 from codesign.lean import import_tvm
 
@@ -41,6 +42,7 @@ class Session:
     number: int
     pid: int
     descriptor: int
+    folder: Path
     reason: str | None = None
 
 
@@ -146,7 +148,7 @@ class _Zygote:
             self._child(folder, descriptor, parent)
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)  # whoever is first; the child makes itself the leader too
-        self._session = Session(number, pid, descriptor)
+        self._session = Session(number, pid, descriptor, folder)
         _send(self._control, {"event": "started", "id": number, "pid": pid})
 
     def _child(self, folder: Path, descriptor: int, parent: int) -> NoReturn:
@@ -194,6 +196,7 @@ class _Zygote:
         self._session = None
         _kill_group(ended.pid)
         _kill_children()
+        kill_inside(ended.folder)
         if ended.reason:
             _tell_client(ended.descriptor, ended.reason)
         os.close(ended.descriptor)

@@ -38,8 +38,9 @@ def no_hang() -> Iterator[None]:
 class Process:
     """A command of ours that prints its address first and then serves."""
 
-    def __init__(self, arguments: list[str], **options: Any) -> None:
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    def __init__(self, arguments: list[str], path: Path | None = None, **options: Any) -> None:
+        places = [str(place) for place in (path, ROOT) if place]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             stdout=subprocess.PIPE,
@@ -98,14 +99,21 @@ def start(tracker: TrackerThread, tmp_path_factory: pytest.TempPathFactory) -> I
     """Starts a server at the tracker, ready when it returns; ended with the module."""
     running: list[Process] = []
 
-    def start(key: str, *more: str, at: Address | None = None, **options: Any) -> Process:
+    def start(
+        key: str,
+        *more: str,
+        at: Address | None = None,
+        until: str = r"\bready$",
+        command: str = "codesign.devices.server",
+        **options: Any,
+    ) -> Process:
         work = [] if "--work" in more else ["--work", str(tmp_path_factory.mktemp("work"))]
         where = ["--tracker", str(at or tracker.address)] if at is None or at.port else []
-        command = ["codesign.devices.server", "--key", key, "--port", "0", *where, *work, *more]
-        server = Process(command, **options)
+        arguments = [*command.split(), "--key", key, "--port", "0", *where, *work, *more]
+        server = Process(arguments, **options)
         running.append(server)
         if "--no-fork" not in more:
-            server.wait_for("ready")
+            server.wait_for(until)
         return server
 
     yield start

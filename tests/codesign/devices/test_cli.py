@@ -123,6 +123,12 @@ def test_the_trackers_address_comes_from_the_environment(tracker: TrackerThread)
     json.loads(result.stdout)
 
 
+def test_a_device_is_served_by_the_command(start: Starter, tracker: TrackerThread) -> None:
+    process = start("by-command", "--name", "mine", command="codesign devices serve")
+    assert _run("ping", "by-command", "--count", "1", tracker=tracker)["serial"] == "mine"
+    assert process.end() == 0
+
+
 @pytest.fixture
 def commands() -> Iterator[list[subprocess.Popen[str]]]:
     running: list[subprocess.Popen[str]] = []

@@ -124,6 +124,11 @@ def _health(status: Callable[[], dict[str, Any]], key: str) -> dict[str, Any]:
     return next(s for s in status()["servers"] if s["key"] == key)["health"]
 
 
+def _last_exit(status: Callable[[], dict[str, Any]], key: str) -> str:
+    """What the tracker tells of the end of a device's last session."""
+    return (_health(status, key)["last_exit"] or {"text": ""})["text"]
+
+
 def _eventually(condition: Callable[[], Any], seconds: float = SECONDS) -> bool:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -315,7 +320,7 @@ def test_a_session_that_dies_harms_nothing_and_is_remembered(
     with pytest.raises(Exception, match=r"."):
         bad()
     del session, bad
-    assert _eventually(lambda: (_health(status, "shared")["last_exit"] or {}).get("text") == told)
+    assert _eventually(lambda: _last_exit(status, "shared") == told)
     _runs_a_kernel(client())
 
 
@@ -339,7 +344,7 @@ def test_a_session_that_hangs_is_killed_at_its_time_with_all_it_started(
     assert time.monotonic() - before < 6
     assert _eventually(lambda: not _is_alive(descendant) and not _is_alive(pid))
     assert _eventually(lambda: not folder.exists())
-    assert _eventually(lambda: "timed out" in _health(status, "shared")["last_exit"]["text"])
+    assert _eventually(lambda: "timed out" in _last_exit(status, "shared"))
     del session, library
     _runs_a_kernel(client())
 
@@ -447,9 +452,7 @@ def test_a_session_lasts_no_longer_than_the_server_allows(
     start("short", "--max-session", "1.5")
     session = client("short", timeout=1000)
     info = session.get_function("codesign.device.info")
-    assert _eventually(
-        lambda: "timed out" in (_health(status, "short")["last_exit"] or {"text": ""})["text"]
-    )
+    assert _eventually(lambda: "timed out" in _last_exit(status, "short"))
     with pytest.raises(tvm.error.RPCSessionTimeoutError, match=r"at most 1\.5s on this server"):
         info()
 
@@ -466,6 +469,21 @@ def test_a_zygote_that_dies_is_replaced(
     del session
     process.wait_for(r"\bready$", count=2)
     _runs_a_kernel(client("reborn"))
+
+
+def test_a_device_on_which_tvm_does_not_load_says_why(
+    start: Starter, status: Callable[[], dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "tvm.py").write_text("raise ImportError('libtvm does not fit this system')")
+    process = start("sick", path=tmp_path, until="failed: ImportError")
+    assert _eventually(lambda: _health(status, "sick")["error"])
+    health = _health(status, "sick")
+    assert "libtvm does not fit this system" in health["error"]
+    assert health["state"] in ("starting", "ill")
+    assert status()["queues"].get("sick", {"free": 0})["free"] == 0
+    process.wait_for("it died", count=3)  # it is tried again
+    assert _eventually(lambda: _health(status, "sick")["state"] == "ill")
+    assert process.end() == 0
 
 
 @needs_gcc
