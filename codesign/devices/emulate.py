@@ -48,7 +48,7 @@ def emulate(
 ) -> None:
     """Run ARM devices on this machine: for function, never for time.
 
-    The first call downloads Debian's arm64 Python (by apt) and TVM (by pip) into the user's cache, 130 MB.
+    The first call downloads Debian's arm64 Python (by apt) and TVM (by pip) into the user's cache, 140 MB.
     """
     from codesign.devices.emulated import emulated_devices
 
@@ -71,10 +71,10 @@ def emulate(
             root=root,
             say=_say,
         ) as fleet,
+        contextlib.suppress(KeyboardInterrupt),  # the way to end, no interruption of work
     ):
-        with contextlib.suppress(KeyboardInterrupt):  # the way to end, no interruption of work
-            _show(fleet, as_json)
-            _watch(fleet.devices)
+        _show(fleet, as_json)
+        _watch(fleet.devices)
 
 
 def _say(line: str) -> None:
