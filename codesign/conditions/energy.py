@@ -111,9 +111,7 @@ def energy(rest: Sequence[Reading], run: Sequence[Reading], calls: int, source: 
     net = gross - (watts or 0.0) * seconds
     doubt += 2 * seconds * math.hypot(run_error, rest_error)
     if net <= doubt:
-        reason = (
-            f"the run took {net:.3g} J more than the device at rest, within {doubt:.2g} of nothing"
-        )
+        reason = f"the run differs by {net:.3g} J from rest, and chance alone by {doubt:.2g} J"
         return Energy.unavailable(reason, how)
     return Energy(net / calls, doubt / calls if doubt else None, watts, how)
 
