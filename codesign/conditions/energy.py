@@ -7,12 +7,13 @@ cannot be told there is no number, and the reason stands in its place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import mean, stdev
 from typing import Any
 
-from codesign.measurement import median
 from codesign.schema import dump
 
 FEWEST_STEPS = 10
@@ -20,6 +21,9 @@ FEWEST_STEPS = 10
 
 FEWEST_READINGS = 5
 """Power that was looked at less often may have been looked at between the peaks."""
+
+
+_CHUNKS = 4
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class Energy:
 
     Attributes:
         joules: of one inference above what the device takes at rest; None if not known.
-        uncertainty_joules: of it, from the resolution of the counter; None if not known.
+        uncertainty_joules: of it, from the counter's resolution and twice the standard error of the power at rest
+            and at work; None if nothing tells.
         rest_watts: what was subtracted; None if the device was not watched at rest: the number is gross.
         how: the source and the way it was computed.
         reason: why there is no number; None if there is one.
@@ -91,6 +96,7 @@ def energy(rest: Sequence[Reading], run: Sequence[Reading], calls: int, source: 
     too_coarse = ""
     if counted is not None and step is not None and counted >= FEWEST_STEPS * step:
         gross, how, doubt = counted, f"{source}, counter", 2 * step
+        run_error = _error(_chunks(run, step))
     else:
         if counted is not None:
             size = "never moved" if step is None else f"moves by {step:.3g} J"
@@ -99,12 +105,15 @@ def energy(rest: Sequence[Reading], run: Sequence[Reading], calls: int, source: 
         if integrated is None:
             few = f"{source} told its power fewer than {FEWEST_READINGS} times"
             return Energy.unavailable(too_coarse or few, source)
-        gross, how, doubt = integrated, f"{source}, power integrated", None
-    watts = _watts(rest)
+        gross, how, doubt = integrated, f"{source}, power integrated", 0.0
+        run_error = _error(_told(run))
+    watts, rest_error = _watts(rest)
     net = gross - (watts or 0.0) * seconds
-    if net <= 0 or (doubt is not None and net <= doubt):
-        return Energy.unavailable("the run took no more than the device at rest", how)
-    return Energy(net / calls, None if doubt is None else doubt / calls, watts, how)
+    doubt += 2 * seconds * math.hypot(run_error, rest_error)
+    if net <= doubt:
+        reason = f"the run differs by {net:.3g} J from rest, and chance alone by {doubt:.2g} J"
+        return Energy.unavailable(reason, how)
+    return Energy(net / calls, doubt / calls if doubt else None, watts, how)
 
 
 def _counted(readings: Sequence[Reading]) -> float | None:
@@ -136,12 +145,31 @@ def _integrated(readings: Sequence[Reading]) -> float | None:
     return joules * whole / covered if covered > whole / 2 else None
 
 
-def _watts(rest: Sequence[Reading]) -> float | None:
-    """Power at rest: by the counter if it moved enough, else the median of what was told."""
+def _watts(rest: Sequence[Reading]) -> tuple[float | None, float]:
+    """Power at rest and its standard error: by the counter if it moved enough, else the mean of what was told."""
     if len(rest) < 2 or rest[-1].time <= rest[0].time:
-        return None
+        return None, 0.0
     counted, step = _counted(rest), _step([rest])
     if counted is not None and step is not None and counted >= FEWEST_STEPS * step:
-        return counted / (rest[-1].time - rest[0].time)
-    told = [r.watts for r in rest if r.watts is not None]
-    return median(told) if len(told) >= FEWEST_READINGS else None
+        return counted / (rest[-1].time - rest[0].time), _error(_chunks(rest, step))
+    told = _told(rest)
+    return (mean(told), _error(told)) if len(told) >= FEWEST_READINGS else (None, 0.0)
+
+
+def _told(readings: Sequence[Reading]) -> list[float]:
+    return [r.watts for r in readings if r.watts is not None]
+
+
+def _chunks(readings: Sequence[Reading], step: float) -> list[float]:
+    """Power by the counter in parts of the time; none if it moves too little in one of them."""
+    ends = [readings[i * (len(readings) - 1) // _CHUNKS] for i in range(_CHUNKS + 1)]
+    pairs = [(b.joules - a.joules, b.time - a.time) for a, b in pairwise(ends)
+             if a.joules is not None and b.joules is not None]  # fmt: skip
+    if len(pairs) < _CHUNKS or any(j < FEWEST_STEPS * step or t <= 0 for j, t in pairs):
+        return []
+    return [joules / seconds for joules, seconds in pairs]
+
+
+def _error(powers: Sequence[float]) -> float:
+    """Standard error of their mean: what other programs and chance do to it."""
+    return stdev(powers) / math.sqrt(len(powers)) if len(powers) > 1 else 0.0

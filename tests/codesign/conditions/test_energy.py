@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 import time
 from dataclasses import replace
@@ -58,13 +59,37 @@ def test_without_rest_it_is_gross_and_says_so():
 
 def test_what_cannot_be_told_apart_from_rest():
     found = energy(counter(2.0, 60), counter(2.0, 60), 100, "battery")
-    assert "no more than the device at rest" in found.reason
+    assert "J from rest, and chance alone by" in found.reason
     assert "nothing ran" in energy([], [], 100, "x").reason
     assert "nothing ran" in energy([], counter(4.0, 60), 0, "x").reason
     assert (
         "fewer than 5 times"
         in energy([], [Reading(0, watts=1), Reading(9, watts=1)], 5, "x").reason
     )
+
+
+def noisy(watts, count, seed):
+    rng = random.Random(seed)
+    return [Reading(float(i), watts=watts + rng.uniform(-1, 1)) for i in range(count)]
+
+
+def test_chance_is_no_energy():
+    """Power that wavers takes more than at rest in half of the runs, by chance alone."""
+    found = [energy(noisy(6, 6, s), noisy(6, 60, 99 + s), 100, "meter") for s in range(40)]
+    assert sum(e.joules is not None for e in found) <= 4
+    real = energy(noisy(6, 30, 1), noisy(10, 60, 2), 100, "meter")
+    assert real.joules == pytest.approx(4 * 59 / 100, abs=real.uncertainty_joules)
+    assert real.uncertainty_joules < real.joules / 5
+
+
+def test_other_programs_spoil_a_counter_too():
+    rng = random.Random(5)
+    total, busy = 0.0, []
+    for i in range(41):
+        busy.append(Reading(float(i), total, resolution_joules=1e-4))
+        total += 10 if (i // 10) % 2 else 2 + rng.random()
+    found = energy(busy, [Reading(r.time, r.joules * 1.05) for r in busy], 100, "RAPL")
+    assert "from rest, and chance alone by" in found.reason
 
 
 def test_a_resolution_that_is_told_counts_before_what_was_seen():
