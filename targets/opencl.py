@@ -46,8 +46,7 @@ def opencl_target(target: Target) -> tvm.target.Target:
     return target.tvm()
 
 
-@tvm.transform.module_pass(opt_level=0, name="codesign.printable")
-def printable(mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
+def printable(mod: tvm.IRModule) -> tvm.IRModule:
     """Kernels with what the code generator prints wrongly said in another way.
 
     Float32 constants that seven digits do not tell are given by their bits; variables get names that C allows,
@@ -83,7 +82,8 @@ def _printable(func: tirx.PrimFunc) -> tirx.PrimFunc:
 
 def _finished() -> tvm.transform.Pass:
     """The last passes over kernels: TVM's own, then `printable`."""
-    return tvm.transform.Sequential([_finish_kernels(), printable])
+    last = tvm.transform.module_pass(lambda mod, _: printable(mod), opt_level=0, name=PIPELINE)
+    return tvm.transform.Sequential([_finish_kernels(), last])
 
 
 PIPELINE = "codesign.opencl"
