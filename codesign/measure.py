@@ -9,7 +9,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from codesign.build import BuiltKernel, KernelSource, build_kernels
-from codesign.fleet import Examination, Fleet
+from codesign.fleet import Examination, Fleet, NoDeviceError
 from codesign.machine import cores
 from codesign.measurement import Measurement, Protocol, median, summarize
 from codesign.reference_kernel import reference_kernel
@@ -123,18 +123,44 @@ class Rig:
 
     def time_all(
         self, items: Iterable[tuple[BuiltKernel | Failure, float | None]]
-    ) -> Iterator[TimedKernel]:
-        """As `time`, of many kernels, each with the seconds at which it is given up; results in order.
+    ) -> Iterator[tuple[int, TimedKernel]]:
+        """As `time`, of many kernels, each with the seconds at which it is given up.
 
-        Several devices time side by side. One takes an item when the result before it was consumed, so
-        that the items may depend on it.
+        Several devices time side by side. One takes an item when the result before it was consumed, so that
+        the items may depend on it.
+
+        Returns:
+            Number of the item and its result, as they come, so that each can be kept at once.
+
+        Raises:
+            NoDeviceError: after all results that there are.
         """
         if self.parallel == 1:
-            yield from (self.time(kernel, give_up=seconds) for kernel, seconds in items)
+            for number, (kernel, seconds) in enumerate(items):
+                yield number, self.time(kernel, give_up=seconds)
             return
         self.reference()  # built once, before threads ask for it
-        with ThreadPoolExecutor(self.parallel) as pool:
-            yield from pool.map(lambda item: self.time(item[0], give_up=item[1]), items)
+        pool = ThreadPoolExecutor(self.parallel)
+        try:
+            futures = {
+                pool.submit(self.time, kernel, give_up=seconds): number
+                for number, (kernel, seconds) in enumerate(items)
+            }
+            none: NoDeviceError | None = None
+            for future in as_completed(futures):
+                try:
+                    timed = future.result()
+                except NoDeviceError as error:
+                    none = error
+                    pool.shutdown(wait=False, cancel_futures=True)
+                except CancelledError:
+                    pass
+                else:
+                    yield futures[future], timed
+            if none is not None:
+                raise none
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def time(
         self, kernel: BuiltKernel | Failure, *, give_up: float | None = None, seed: int = 0

@@ -238,7 +238,8 @@ class _Tuner:
         batches = [work[start : start + _BATCH] for start in range(0, len(work), _BATCH)]
         for batch in self._built(batches):
             timed = self.rig.time_all((task.built[h], task.hopeless) for task, h in batch)
-            for (task, h), found in zip(batch, timed, strict=True):
+            for number, found in timed:
+                task, h = batch[number]
                 self._try(task, h, found)
                 done += 1
                 progress(done, total, task.kernel.name)
@@ -316,7 +317,7 @@ class _Tuner:
         missing = [h for h in hashes if h not in task.built]
         self._build([(task, h) for h in missing])
         timed = self.rig.time_all((task.built[h], None) for h in hashes)
-        return {h: t.measurement for h, t in zip(hashes, timed, strict=True)}
+        return {hashes[number]: found.measurement for number, found in timed}
 
     def _failed(self, task: _Task) -> Tuned:
         first = next(iter(task.candidates))

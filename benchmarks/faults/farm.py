@@ -119,13 +119,13 @@ class Farm:
         return device
 
     def wait_for(self, name: str) -> None:
-        """Until the tracker knows a device by this name, and can hand it out."""
+        """Until the tracker knows a device by this name, and has handed it out or can."""
         until = time.monotonic() + _READY_SECONDS
         while time.monotonic() < until:
             with contextlib.suppress(UserError), TrackerClient(self.tracker) as client:
                 for server in client.status()["servers"]:
                     health = server.get("health") or {}
-                    if health.get("serial") == name and server["state"] == "free":
+                    if health.get("serial") == name and server["state"] in ("free", "busy"):
                         return
             time.sleep(0.1)
         raise RuntimeError(f"{name} did not come up: {self.log(name)}")

@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from codesign.devices import wire
 from codesign.devices.client import TrackerClient
 from codesign.devices.wire import Address, Code
+from codesign.errors import UserError
 
 _STEP = 0.1
+_OFFER_SECONDS = 3.0
 
 
 @dataclass
@@ -73,16 +76,25 @@ class Saboteur:
             info = {"key": f"server:{self._key}", "addr": ["127.0.0.1", port]}
             self._ask(tracker, [Code.UPDATE_INFO, info])
             while not self._end.is_set():
-                self._ask(
-                    tracker, [Code.PUT, self._key, [port, wire.new_match_key(self._key)], None]
-                )
+                match_key = wire.new_match_key(self._key)
+                self._ask(tracker, [Code.PUT, self._key, [port, match_key], None])
+                offered = time.monotonic()
                 while not select.select([self._listening], [], [], _STEP)[0]:
                     if self._end.is_set():
                         return
-                client, _ = self._listening.accept()
-                with client, contextlib.suppress(OSError, wire.WireError, TimeoutError):
-                    self.sessions += 1
-                    self._session(client, self._behaviour(self.sessions))
+                    if time.monotonic() - offered > _OFFER_SECONDS:
+                        offered = time.monotonic()
+                        if match_key not in self._ask(tracker, [Code.GET_PENDING_MATCHKEYS]):
+                            break  # taken, and not used
+                else:
+                    self._accept()
+                    continue
+
+    def _accept(self) -> None:
+        client, _ = self._listening.accept()
+        with client, contextlib.suppress(OSError, wire.WireError, TimeoutError, UserError):
+            self.sessions += 1
+            self._session(client, self._behaviour(self.sessions))
 
     def _session(self, client: socket.socket, how: Behaviour) -> None:
         until = time.monotonic() + 5
@@ -126,7 +138,7 @@ class Saboteur:
                     return
 
     @staticmethod
-    def _ask(tracker: socket.socket, message: list[object]) -> None:
+    def _ask(tracker: socket.socket, message: list[object]) -> Any:
         tracker.settimeout(5)
         tracker.sendall(wire.frame(message))
-        wire.read_frame(tracker, time.monotonic() + 5)
+        return wire.read_frame(tracker, time.monotonic() + 5)

@@ -79,27 +79,30 @@ def outcome(rig: Rig, wanted: int, timed: list[TimedKernel], stopped: str = "") 
     return Outcome(wanted, made, diary.lost, diary.longest_wait, reported + flags, stopped)
 
 
-def measured(rig: Rig, kernels: list[BuiltKernel]) -> tuple[list[TimedKernel], str]:
-    """All kernels timed, or those before the run stopped, and why it did."""
-    timed = []
+def measured(
+    rig: Rig,
+    kernels: list[BuiltKernel],
+    fault: Callable[[], object] | None = None,
+    after: int = 1,
+) -> tuple[list[TimedKernel], str]:
+    """All kernels timed, or those before the run stopped, and why it did.
+
+    Args:
+        fault: done beside the measurements, once so many of them are there: in the middle of another.
+    """
+    timed: dict[int, TimedKernel] = {}
+    stopped = ""
+    thread = threading.Thread(target=fault, daemon=True) if fault is not None else None
     try:
-        for one in rig.time_all((k, None) for k in kernels):
-            timed.append(one)
+        for number, one in rig.time_all((k, None) for k in kernels):
+            timed[number] = one
+            if thread is not None and len(timed) == after:
+                thread.start()
     except NoDeviceError as error:
-        return timed, str(error)
-    return timed, ""
-
-
-def _meanwhile(work: Callable[[], object], after: float) -> threading.Thread:
-    """Do something in the middle of the measurements."""
-
-    def wait_and_work() -> None:
-        time.sleep(after)
-        work()
-
-    thread = threading.Thread(target=wait_and_work, daemon=True)
-    thread.start()
-    return thread
+        stopped = str(error)
+    if thread is not None and thread.is_alive():
+        thread.join(60)
+    return [timed[n] for n in sorted(timed)], stopped
 
 
 def server_killed() -> Outcome:
@@ -107,16 +110,14 @@ def server_killed() -> Outcome:
     with Farm() as farm:
         device = farm.start("one")
         with rig_on(farm) as rig:
-            kernels = built(rig, 40)
+            kernels = built(rig, 20)
 
             def power_cut() -> None:
                 device.kill()
                 time.sleep(1.0)
                 farm.start("one")
 
-            thread = _meanwhile(power_cut, 0.5)
-            timed, stopped = measured(rig, kernels)
-            thread.join(60)
+            timed, stopped = measured(rig, kernels, power_cut, after=5)
             return outcome(rig, len(kernels), timed, stopped)
 
 
@@ -126,13 +127,14 @@ def tracker_restarted() -> Outcome:
         farm.start("one")
         with rig_on(farm) as rig:
             kernels = built(rig)
-            first, stopped = measured(rig, kernels[:2])
+            first, _ = measured(rig, kernels[:2])
             for member in rig.fleet.members if rig.fleet else ():
                 member.drop()  # the next session needs the tracker
-            thread = _meanwhile(lambda: farm.restart_tracker(3.0), 0.0)
+            away = threading.Thread(target=lambda: farm.restart_tracker(3.0), daemon=True)
+            away.start()
             time.sleep(0.5)
             rest, stopped = measured(rig, kernels[2:])
-            thread.join(60)
+            away.join(60)
             return outcome(rig, len(kernels), first + rest, stopped)
 
 
@@ -164,15 +166,12 @@ def cut_in_upload() -> Outcome:
 
 
 def _beside_a_good_one(behaviour: Callable[[int], Behaviour]) -> Outcome:
-    with Farm() as farm:
-        farm.start("good")
-        with (
-            Saboteur(farm.tracker, KEY, "nothing", behaviour),
-            rig_on(farm) as rig,
-        ):
-            kernels = built(rig)
-            timed, stopped = measured(rig, kernels)
-            return outcome(rig, len(kernels), timed, stopped)
+    """The bad device is there first, so that it is tried; the good one comes while it is."""
+    with Farm() as farm, Saboteur(farm.tracker, KEY, "nothing", behaviour), rig_on(farm) as rig:
+        kernels = built(rig)
+        threading.Thread(target=lambda: farm.start("good"), daemon=True).start()
+        timed, stopped = measured(rig, kernels)
+        return outcome(rig, len(kernels), timed, stopped)
 
 
 def slow_device() -> Outcome:
@@ -180,10 +179,8 @@ def slow_device() -> Outcome:
     with Farm() as farm:
         device = farm.start("one")
         with rig_on(farm) as rig:
-            kernels = built(rig, 30)
-            thread = _meanwhile(lambda: device.slow_down(4.0, 0.1), 0.3)
-            timed, stopped = measured(rig, kernels)
-            thread.join(60)
+            kernels = built(rig, 4) * 40
+            timed, stopped = measured(rig, kernels, lambda: device.slow_down(4.0, 0.1), after=10)
             return outcome(rig, len(kernels), timed, stopped)
 
 
@@ -270,7 +267,10 @@ def two_clients() -> Outcome:
             with rig_on(farm) as mine, rig_on(farm) as theirs:
                 found: list[tuple[list[TimedKernel], str]] = []
                 kernels, others = built(mine, 20), built(theirs, 20)
-                thread = _meanwhile(lambda: found.append(measured(theirs, others)), 0.0)
+                thread = threading.Thread(
+                    target=lambda: found.append(measured(theirs, others)), daemon=True
+                )
+                thread.start()
                 timed, stopped = measured(mine, kernels)
                 thread.join(120)
                 also, stopped_too = found[0] if found else ([], "the other run did not end")

@@ -9,7 +9,6 @@ kernel its measurement.
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,8 @@ from codesign.errors import UserError
 from codesign.fleet.breaker import Breakers
 from codesign.fleet.calibration import Calibration
 from codesign.fleet.incidents import Diary
-from codesign.fleet.member import MISFIT, Member, Wanted
+from codesign.fleet.member import ABSENT, MISFIT, RESTING, Member, Wanted
+from codesign.fleet.pool import Pool
 from codesign.fleet.tracker import Queue, queue_of
 from codesign.versions import INSTALL, TVM, TVM_FFI
 from codesign.worker import Failure, Reply
@@ -41,6 +41,9 @@ MOST = 8
 
 EXAMINE_SECONDS = 30.0
 """Time for a device that failed to show that it is well."""
+
+IDLE_SECONDS = 3.0
+"""A device that was not asked anything for so long is given back if somebody else waits."""
 
 _STEP_SECONDS = 1.0
 
@@ -138,11 +141,11 @@ class Fleet:
         found = self._first_look()
         self.parallel = max(1, min(found.servers, MOST))
         self.members = [Member(wanted) for _ in range(self.parallel)]
-        self._free: queue.LifoQueue[Member] = queue.LifoQueue()
-        for member in self.members:
-            self._free.put(member)
+        self._free = Pool(self.members)
         # a worker's process dies with the thread that started it: these live as long as the fleet
         self._threads = ThreadPoolExecutor(self.parallel, thread_name_prefix="device")
+        self._steward = threading.Thread(target=self._share, daemon=True)
+        self._steward.start()
 
     def __enter__(self) -> Fleet:
         return self
@@ -199,10 +202,10 @@ class Fleet:
     ) -> Reply | Failure:
         case = _Case(op)
         while not self._closing.is_set():
-            member = self._free.get()
+            member = self._free.take()
             try:
                 if not self._hold(member):
-                    self._lose_patience(case.without)
+                    self._lose_patience(case)
                     continue
                 case.found_well(member.device)
                 if case.guilty:
@@ -226,29 +229,28 @@ class Fleet:
             try:
                 known = queue_of(self.wanted.tracker, self.wanted.key)
             except UserError as error:
-                return self._wait(" ".join(str(error).split()), began)
+                return self._wait(_in_a_line(error), began)
             if known.servers == 0:
                 return self._wait("no device is registered", began)
-        failure = member.ready(self.patience, lambda: not self._closing.is_set())
+        failure = member.ready(
+            self.patience,
+            goes_on=lambda: not self._closing.is_set(),
+            wanted=lambda address: self.breakers.resting(address) == 0,
+        )
         self.diary.waited(time.monotonic() - began, "a session")
         if failure is not None:
             return self._no_session(member, failure, began)
-        rest = self.breakers.resting(member.device)
-        if rest > 0:
-            member.give_back()
-            self._closing.wait(min(rest, _STEP_SECONDS))
-            return False
-        if member.device not in self.breakers.sick():
+        if member.address not in self.breakers.sick():
             return True
         if not self._examined(member):
-            device, rest = member.device, self.breakers.failed(member.device)
+            device, rest = member.device, self.breakers.failed(member.address)
             member.drop()
             lost = time.monotonic() - began
             self.diary.note(
                 device, "it does not compute the reference kernel", lost, f"rests {rest:.0f} s"
             )
             return False
-        self.breakers.worked(member.device)
+        self.breakers.worked(member.address)
         lost = time.monotonic() - began
         self.diary.note(member.device, "it works again", lost, "taken back")
         return True
@@ -269,9 +271,11 @@ class Fleet:
         else:
             member.drop()
             then = "tried again"
-        if device != self.wanted.key:
-            rest = self.breakers.failed(device)
-            then = f"rests {rest:.0f} s"
+        if failure.kind == RESTING:
+            self._closing.wait(_STEP_SECONDS)
+            return False
+        if failure.kind != ABSENT:
+            then = f"rests {self.breakers.failed(member.address):.0f} s"
         self.diary.note(device, f"no session: {failure}", time.monotonic() - began, then)
         return False
 
@@ -282,7 +286,8 @@ class Fleet:
 
     def _recovers(self, member: Member, case: _Case, began: float) -> bool:
         """After a failure: whether a new session computes the reference kernel; otherwise the device rests."""
-        device, what = member.device, f"{case.op} failed: {case.last}"
+        device, address = member.device, member.address
+        what = f"{case.op} failed: {case.last}"
         member.drop()
         well = member.ready(self.examine_seconds) is None and self._examined(member)
         lost = time.monotonic() - began
@@ -294,9 +299,19 @@ class Fleet:
             return True
         if not well:
             member.drop()
-        rest = self.breakers.failed(device)
+        rest = self.breakers.failed(address)
         self.diary.note(device, what, lost, f"rests {rest:.0f} s, the work goes to what is left")
         return well
+
+    def _share(self) -> None:
+        """Give devices back that are idle while somebody else waits for one."""
+        while not self._closing.wait(IDLE_SECONDS):
+            for member in self._free.idle(IDLE_SECONDS):
+                try:
+                    if member.holds and member.contended():
+                        member.give_back()
+                finally:
+                    self._free.put(member)
 
     def _examined(self, member: Member) -> bool:
         known = self.examination
@@ -307,8 +322,12 @@ class Fleet:
         )
         return isinstance(answer, Reply) and known.passed(answer)
 
-    def _lose_patience(self, since: float) -> None:
-        waited = time.monotonic() - since
+    def _lose_patience(self, case: _Case) -> None:
+        if any(member.holds for member in self.members):
+            case.without = (
+                time.monotonic()
+            )  # there is a device, it is only busy with another request
+        waited = time.monotonic() - case.without
         self.diary.waited(waited, "a device")
         if waited > self.patience:
             last = self.diary.incidents[-1:]
@@ -324,7 +343,7 @@ class Fleet:
                     return found
                 why = "the tracker knows no device of this key"
             except UserError as error:
-                why = " ".join(str(error).split())
+                why = _in_a_line(error)
             if time.monotonic() > until:
                 raise self._none("", why)
             time.sleep(_STEP_SECONDS / 2)
@@ -337,3 +356,10 @@ class Fleet:
             next=f"codesign devices list --tracker {self.wanted.tracker}, mend it, and run the same "
             "command: nothing measured is lost",
         )
+
+
+def _in_a_line(error: UserError) -> str:
+    """What happened and what was got."""
+    what, *rest = str(error).splitlines()
+    got = next((line.split("got:", 1)[1].strip() for line in rest if "got:" in line), "")
+    return f"{what}: {got}" if got else what

@@ -26,8 +26,8 @@ SHARE_SECONDS = 20.0
 OPEN_SECONDS = 30.0
 """Time for a device to begin a session, once the tracker has handed it out."""
 
-MISFIT = "misfit"
-"""Kind of the failure of a device that has another TVM."""
+ABSENT, RESTING, MISFIT = "absent", "resting", "misfit"
+"""Kinds of failures: no device was handed out; one that is not wanted now; one that has another TVM."""
 
 _CLOSE_SECONDS = 5.0
 
@@ -57,6 +57,7 @@ class Member:
         self.worker = Worker()
         self.open_seconds = OPEN_SECONDS
         self.told: Mapping[str, Any] = {}
+        self.address = ""
         self._generation = 0
         self._opened = 0.0
 
@@ -71,12 +72,19 @@ class Member:
         alive = self.worker.pid is not None
         return alive and bool(self._opened) and self._generation == self.worker.generation
 
-    def ready(self, seconds: float, goes_on: Callable[[], bool] = lambda: True) -> Failure | None:
+    def ready(
+        self,
+        seconds: float,
+        goes_on: Callable[[], bool] = lambda: True,
+        wanted: Callable[[str], bool] = lambda address: True,
+    ) -> Failure | None:
         """Hold a device; None if it does, otherwise why not.
 
         Args:
             seconds: to wait for a free one; opening the session has its own deadline.
             goes_on: asked while it waits whether it still should.
+            wanted: whether a device at an address is; one that is not is left to the tracker, which offers
+                it again seconds later.
         """
         if self.holds and not self._overdue():
             return None
@@ -84,23 +92,24 @@ class Member:
         failure = self.worker.start()
         if failure is not None:
             return failure
-        wanted = self.wanted
         try:
-            with TrackerClient(wanted.tracker) as client:
-                address, match_key = client.request(wanted.key, seconds, goes_on)
+            with TrackerClient(self.wanted.tracker) as client:
+                address, match_key = client.request(self.wanted.key, seconds, goes_on)
         except (UserError, TimeoutError) as error:
-            return Failure("device", " ".join(str(error).split()))
+            return Failure(ABSENT, next(iter(str(error).splitlines()), "the tracker went away"))
+        self.address, self.told = str(address), {"serial": str(address)}  # all that is known of it
+        if not wanted(self.address):
+            return Failure(RESTING, f"{address} rests")
         params = {
             "address": [address.host, address.port],
             "key": match_key,
             "seconds": SESSION_SECONDS,
-            "threads": wanted.threads,
-            "cpus": wanted.cpus,
-            "kind": wanted.kind,
+            "threads": self.wanted.threads,
+            "cpus": self.wanted.cpus,
+            "kind": self.wanted.kind,
         }
         reply = self.worker.request("open_session", params, deadline=self.open_seconds)
         if isinstance(reply, Failure):
-            self.told = {"serial": str(address)}  # all that is known of it
             return reply
         self.told, self._opened = dict(reply.result), time.monotonic()
         self._generation = self.worker.generation
@@ -135,8 +144,10 @@ class Member:
         age = time.monotonic() - self._opened
         if age < SHARE_SECONDS:
             return False
-        if age > RENEW_SECONDS:
-            return True
+        return age > RENEW_SECONDS or self.contended()
+
+    def contended(self) -> bool:
+        """Whether somebody else waits for a device of the key, as far as the tracker tells."""
         try:
             return queue_of(self.wanted.tracker, self.wanted.key).pending > 0
         except UserError:

@@ -68,6 +68,11 @@ def ask_device(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
     return there.ask(str(params["what"])), []
 
 
+def _reason(error: Exception) -> str:
+    """The last line of what TVM says: pages of stack come before it."""
+    return next(iter(reversed(str(error).strip().splitlines())), type(error).__name__).strip()
+
+
 class OverRpc:
     """An open session with a device."""
 
@@ -122,7 +127,9 @@ class OverRpc:
             try:
                 self._libraries[path] = self._session.load_module(name)
             except RuntimeError as error:
-                raise DeviceError(f"the device cannot load {Path(path).name}: {error}") from error
+                raise DeviceError(
+                    f"the device cannot load {Path(path).name}: {_reason(error)}"
+                ) from error
         return self._libraries[path]
 
     def program(self, path: str) -> RemoteProgram:
@@ -179,7 +186,9 @@ class OverRpc:
         try:
             self._session.upload(bytearray(data), name)
         except RuntimeError as error:
-            raise DeviceError(f"the device does not take {len(data)} bytes: {error}") from error
+            raise DeviceError(
+                f"the device does not take {len(data)} bytes: {_reason(error)}"
+            ) from error
         self.sent += len(data)
         if take is not None:
             self.function("codesign.cache.keep")(name, digest)
