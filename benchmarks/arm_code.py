@@ -1,8 +1,8 @@
 """Estimates of the code for ARM processors: inner loops of every kernel family, judged by llvm-mca.
 
-    python -m benchmarks.arm_code [--quick] [--json FILE] [--write docs/arm-code.md]
+    python -m benchmarks.arm_code [--quick] [--schedules N] [--json FILE] [--write docs/arm-code.md]
 
-Every schedule of a kernel's space is compiled for every core. Of the assembly the loop that multiplies most is
+The schedules of a kernel's space are compiled for every core. Of the assembly the loop that multiplies most is
 taken, what it keeps on the stack is counted, and LLVM's machine code analyser says how many cycles an
 iteration takes. The share of the peak is that of the model's own: the analyser runs independent copies of the same
 instruction. No device was timed, and nothing outside the loop is in these figures: no cache miss, no epilogue.
@@ -27,7 +27,7 @@ from targets.kernels.amx import lower_tiles
 from targets.kernels.spaces import schedules
 
 QUICK = ("cortex-a76", "neoverse-n1")
-_COMMAND = "python -m benchmarks.arm_code --write docs/arm-code.md"
+_COMMAND = "python -m benchmarks.arm_code"
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,16 @@ def rows_of(
     """A row for each instruction that the family's kernels multiply with on a core, where there is a loop of it.
 
     Args:
-        limit: schedules of the space to compile at most.
+        limit: schedules of the space to compile at most, for each instruction; None for all.
     """
-    target = core.made()
+    target, instructions = core.made(), family.on(core.i8mm)
+    # those of another instruction come first, and may be one more
+    limit = limit and limit * len(instructions) + (len(instructions) - 1)
     found: list[tuple[str, str]] = []
     for sch in schedules(family.make(target.block), target, limit=limit):
         compiled = tvm.compile(lower_tiles(sch.mod), target=target.tvm())
         found.append((decisions(sch), compiled.mod.inspect_source("asm")))
-    for instruction in family.on(core.i8mm):
+    for instruction in instructions:
         judged = []
         for tile, text in found:
             loop = busiest(text, instruction.pattern)
@@ -148,12 +150,13 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def document(rows: Sequence[Row], analyser: Analyser) -> str:
+def document(rows: Sequence[Row], analyser: Analyser, arguments: Sequence[str]) -> str:
     """docs/arm-code.md."""
     lines = [
         "# The code for ARM processors: estimates",
         "",
-        f"Written by `{_COMMAND}` with llvm-mca {analyser.version} and TVM {tvm.__version__}.",
+        f"Written by `{' '.join([_COMMAND, *arguments])}`",
+        f"with llvm-mca {analyser.version} and TVM {tvm.__version__}.",
         "**Every figure is an estimate by llvm-mca; no device was timed.** It is of the loop that",
         "multiplies most in a kernel's assembly, all loads served by the first-level cache; what comes",
         "before and after the loop is not in it.",
@@ -188,7 +191,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--quick", action="store_true", help="two schedules of each kernel, two cores"
     )
-    options = parser.parse_args(arguments)
+    parser.add_argument("--schedules", type=int, metavar="N", help="at most so many of each kernel")
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser.parse_args(given)
+    limit = 2 if options.quick else options.schedules
     try:
         analyser = find_analyser()
     except McaError as error:
@@ -199,7 +205,7 @@ def main(arguments: list[str] | None = None) -> int:
         row
         for core in cores
         for family in FAMILIES
-        for row in rows_of(core, family, analyser, 2 if options.quick else None)
+        for row in rows_of(core, family, analyser, limit)
     ]
     title = f"estimate by llvm-mca {analyser.version}, no device was timed"
     table = Table(title=title)
@@ -212,7 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
         made = {"estimate": title, "rows": [asdict(row) for row in rows]}
         options.json.write_text(json.dumps(made, indent=1) + "\n")
     if options.write:
-        options.write.write_text(document(rows, analyser))
+        options.write.write_text(document(rows, analyser, given))
     return 0
 
 

@@ -30,13 +30,15 @@ _LANES = 4
 
 def take_out_offsets(mod: tvm.IRModule) -> tvm.IRModule:
     """The module with the marked loops of its scheduled kernels done that way."""
-    changed = tvm.IRModule(dict(mod.functions_items()), attrs=mod.attrs)
+    changed = {}
     for gv, func in mod.functions_items():
         if isinstance(func, tirx.PrimFunc):
             body = tvm_ffi.structural_map(func.body, (tirx.For, _taken_out))
             if not body.same_as(func.body):
                 changed[gv] = func.with_body(body)
-    return changed
+    if not changed:
+        return mod
+    return tvm.IRModule({**dict(mod.functions_items()), **changed}, attrs=mod.attrs)
 
 
 def _taken_out(loop: tirx.For) -> tirx.Stmt:

@@ -49,7 +49,9 @@ from targets.kernels.blocks import UnsuitedError, new_schedule, reason
 from targets.kernels.default import default_schedule
 from targets.kernels.intrin import dot_name, madd_name
 from targets.kernels.intrin_bf16 import dot2_name
+from targets.kernels.intrin_lanes import dot_lanes_name, lanes_name
 from targets.kernels.intrin_load import WIDTHS, load_name
+from targets.kernels.intrin_matrix import products_name, sums_name
 from targets.kernels.intrin_words import dot_words_name, sum_words_name
 from targets.kernels.primfunc import FAMILY
 from targets.kernels.space import Apply, Space, Spaces
@@ -210,6 +212,9 @@ def intrinsics(target: Target) -> list[str]:
     """
     names = (dot_name, madd_name, dot_words_name, sum_words_name, dot2_name)
     found = [name(target) for name in names] + [load_name(width) for width in WIDTHS]
+    for outputs in (4, *WIDTHS):  # of a register tile; attention's may be less than a block
+        found += [lanes_name(target, dtype, outputs) for dtype in ("float32", "float16")]
+        found += [name(target, outputs) for name in (dot_lanes_name, products_name, sums_name)]
     return [name for name in found if name is not None]
 
 

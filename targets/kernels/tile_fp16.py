@@ -25,6 +25,10 @@ from targets.kernels.tile import (
 from targets.kernels.tile_conv import ConvTile, parts, tile_conv
 from targets.target import Target
 
+_LOWER = 4
+"""Registers left free since inputs whose numbers are multiplied one by one must be in the lower 16 (Arm
+Architecture Reference Manual, FMLA by element of halves)."""
+
 
 def fp16_tiles(func: tirx.PrimFunc, target: Target) -> list[Tile]:
     """The tiles worth trying, the one expected to be fastest first."""
@@ -47,7 +51,8 @@ def fp16_rows(rows: int, outputs: int, target: Target) -> list[int]:
     columns = -(-outputs // (2 * target.lanes))
     free = target.registers - columns - 2
     if target.architecture == "aarch64":
-        free = lanes_registers(2 * target.lanes, target) // (2 if target.in_order else 1)
+        free = lanes_registers(2 * target.lanes, target) - _LOWER
+        free = min(free, target.registers // 4) if target.in_order else free
     most = max(1, free // columns)
     options = [r for r in ROW_OPTIONS if r <= min(most, rows)]
     return sorted(options, key=lambda r: (-(-rows // r) * (r + 1), -r))
