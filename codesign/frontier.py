@@ -67,6 +67,7 @@ class Frontier:
     Attributes:
         objectives: in what they do not dominate each other: latency, quality, and where it was asked
             for size. Of latency and quality alone some of them may then dominate others.
+        emulated: all times are an emulator's and say nothing about any device.
     """
 
     model: str
@@ -76,6 +77,17 @@ class Frontier:
     baselines: tuple[Baseline, ...]
     points: tuple[Point, ...]
     objectives: tuple[str, ...] = OBJECTIVES
+    emulated: bool = False
+
+    @property
+    def ms(self) -> str:
+        """The unit of its times, as people should read it."""
+        return "ms emulated" if self.emulated else "ms"
+
+    @property
+    def us(self) -> str:
+        """The same in microseconds."""
+        return "µs emulated" if self.emulated else "µs"
 
     @property
     def sized(self) -> bool:

@@ -94,6 +94,7 @@ def write_outcome(
         _baselines(finals),
         points,
         (*OBJECTIVES, SIZE) if sized else OBJECTIVES,
+        judge.workshop.station.emulated,
     )
     named = {f.judged.candidate.key: p.name for f, p in zip(on_front, points, strict=True)}
     counts = judge.workshop.records.counts(str(folder.resolve()), judge.workshop.records.session)
@@ -130,7 +131,7 @@ def write_outcome(
         versions=versions() | ({"onnxruntime": finals.onnx_version} if finals.onnx else {}),
         created=time.strftime("%Y-%m-%d %H:%M:%S"),
         minutes=(time.monotonic() - started) / 60,
-        notes=tuple(notes(rounds, finals, on_front)),
+        notes=(*emulated_note(frontier), *notes(rounds, finals, on_front, frontier.ms)),
     )
     return SweepResult(folder, data, write(data, folder))
 
@@ -224,8 +225,18 @@ def _predictions(rounds: Rounds, named: dict[str, str]) -> tuple[Prediction, ...
     )
 
 
-def notes(rounds: Rounds, finals: Finals, on_front: Sequence[Final]) -> list[str]:
-    """Sentences that a reader should not miss."""
+def emulated_note(frontier: Frontier) -> list[str]:
+    """That no time is a device's, where an emulator measured."""
+    if not frontier.emulated:
+        return []
+    return [
+        "EMULATED: all times are an emulator's. They show that the whole way works, and say nothing "
+        "about the speed of any device"
+    ]
+
+
+def notes(rounds: Rounds, finals: Finals, on_front: Sequence[Final], ms: str = "ms") -> list[str]:
+    """Sentences that a reader should not miss; ``ms`` is the unit of times."""
     found = []
     if finals.onnx is None:
         found.append(f"ONNX Runtime was not measured: {finals.why_no_onnx}")
@@ -239,15 +250,16 @@ def notes(rounds: Rounds, finals: Finals, on_front: Sequence[Final]) -> list[str
         size = f", {_mb(_size(best))} MB" if goal.sized else ""
         found.append(
             f"fastest within {most:.2%} loss of {metric}{limit}: "
-            f"{best.latency.seconds * 1e3:.2f} ms{size}, {_times(best, finals)}"
+            f"{best.latency.seconds * 1e3:.2f} {ms}{size}, {_times(best, finals)}"
         )
     elif goal.max_loss is not None and not good:
         found.append(f"no point loses at most {most:.2%} of {metric}")
     if goal.sized:
-        found += _size_notes(goal, finals, on_front, good, f"{most:.2%} loss of {metric}")
+        loss = f"{most:.2%} loss of {metric}"
+        found += _size_notes(goal, finals, on_front, good, loss, ms)
     fastest_of_all = min(on_front, key=lambda f: f.latency.seconds)
     found.append(
-        f"fastest of all: {fastest_of_all.latency.seconds * 1e3:.2f} ms, "
+        f"fastest of all: {fastest_of_all.latency.seconds * 1e3:.2f} {ms}, "
         f"{_times(fastest_of_all, finals)}, "
         f"{_loss(finals, fastest_of_all, metric):.1%} loss of {metric}"
     )
@@ -255,19 +267,25 @@ def notes(rounds: Rounds, finals: Finals, on_front: Sequence[Final]) -> list[str
         fastest = min(f.latency.seconds for f in on_front) * 1e3
         if fastest > goal.max_latency_ms:
             found.append(
-                f"no point takes at most {goal.max_latency_ms} ms; the fastest takes {fastest:.2f} ms"
+                f"no point takes at most {goal.max_latency_ms} ms; the fastest takes {fastest:.2f} {ms}"
             )
     found += [f"a candidate failed: {why.splitlines()[0]}" for why in rounds.failed.values() if why]
     return found
 
 
 def _size_notes(
-    goal: Goal, finals: Finals, on_front: Sequence[Final], good: Sequence[Final], loss: str
+    goal: Goal,
+    finals: Finals,
+    on_front: Sequence[Final],
+    good: Sequence[Final],
+    loss: str,
+    ms: str,
 ) -> list[str]:
     """What is the smallest, and whether anything is as small as asked for.
 
     Args:
         good: those on the front that lose little enough, which is ``loss`` in words.
+        ms: the unit of times.
     """
     found = []
     if good:
@@ -275,7 +293,7 @@ def _size_notes(
         ratio = _size(finals.dense) / _size(best)
         found.append(
             f"smallest within {loss}: {_mb(_size(best))} MB, {ratio:.2f}x smaller than dense, "
-            f"{best.latency.seconds * 1e3:.2f} ms, {_times(best, finals)}"
+            f"{best.latency.seconds * 1e3:.2f} {ms}, {_times(best, finals)}"
         )
     for points, what in ((on_front, "takes at most"), (good, f"within {loss} takes at most")):
         if points and not any(_small_enough(f, goal) for f in points):
@@ -320,7 +338,15 @@ def frontier_table(data: ReportData) -> Table:
     dense, onnx = by_name["dense"], by_name.get("onnxruntime fp32")
     title = f"{frontier.model} on {frontier.target}, {frontier.threads} thread(s)"
     table = Table(title=title)
-    headings = ("point", "latency ms", "interval", "x dense", "x ORT fp32", data.metric, "loss")
+    headings = (
+        "point",
+        f"latency {frontier.ms}",
+        "interval",
+        "x dense",
+        "x ORT fp32",
+        data.metric,
+        "loss",
+    )
     for heading in (*headings, "MB"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("what was done", overflow="fold")

@@ -40,7 +40,7 @@ def _asset(name: str) -> Html:
     return Html(files("codesign.report").joinpath(name).read_text(encoding="utf-8"))
 
 
-def _header(data: ReportData, title: str) -> list[Html]:
+def _header(data: ReportData, title: str) -> list[Html | None]:
     frontier = data.frontier
     spent = f", {data.minutes:.1f} minutes" if data.minutes is not None else ""
     device = data.device.get("name") or data.device.get("cpu") or ""
@@ -50,6 +50,7 @@ def _header(data: ReportData, title: str) -> list[Html]:
         el("p", "codesign", class_="brand"),
         el("h1", title),
         el("p", line, class_="muted"),
+        el("p", _EMULATED, class_="warning") if frontier.emulated else None,
         el("div", _cards(data), class_="cards"),
     ]
 
@@ -135,8 +136,8 @@ def _explorer(data: ReportData) -> Html:
         low, high = p.latency_interval_ms
         quality = ", ".join(f"{name} {number(value, 4)}" for name, value in p.quality.items())
         rows = {
-            "latency": f"{number(p.latency_ms)} ms ({number(low)} to {number(high)})",
-            "predicted": f"{number(p.predicted_ms)} ms",
+            "latency": f"{number(p.latency_ms)} {data.frontier.ms} ({number(low)} to {number(high)})",
+            "predicted": f"{number(p.predicted_ms)} {data.frontier.ms}",
             "quality": quality,
             "loss": percent(data.loss(p)),
             "size": size(p.size_bytes),
@@ -220,6 +221,10 @@ def _folded(name: str, content: Html) -> Html:
     return el("details", el("summary", name), content)
 
 
+_EMULATED = (
+    "Emulated: every time on this page is an emulator's. They show that the whole way works, and say "
+    "nothing about the speed of any device."
+)
 _LEGEND = (
     "Each filled point was built, measured end to end and evaluated; its bar is the interval of "
     "the median. Hollow points are dominated. Dashed lines are baselines of the same run. Select "

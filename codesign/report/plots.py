@@ -33,9 +33,14 @@ def frontier_plot(data: ReportData) -> Html:
     curve = data.fastest_for_quality()
     return el(
         "svg",
-        _axes(x, y, "latency, ms (median)" + (", logarithmic" if log else ""), data.metric),
+        _axes(
+            x,
+            y,
+            f"latency, {data.frontier.ms} (median)" + (", logarithmic" if log else ""),
+            data.metric,
+        ),
         _goals(data, x, y, reference),
-        [_baseline(b, i, data.metric, x, y) for i, b in enumerate(_by_latency(data))],
+        [_baseline(data, b, i, x, y) for i, b in enumerate(_by_latency(data))],
         [_dot(data, p, x(p.latency_ms), y) for p in others],
         _curve([(x(p.latency_ms), y(data.quality(p) or 0.0)) for p in curve]),
         [
@@ -85,7 +90,7 @@ def size_plot(data: ReportData) -> Html:
 
 def prediction_plot(data: ReportData) -> Html:
     """Predicted over measured latency; on the diagonal they agree."""
-    rows = data.predictions
+    rows, ms = data.predictions, data.frontier.ms
     side, left, bottom = 360, 58, 46
     values = [v for p in rows for v in (p.predicted_ms, p.measured_ms)]
     log = bool(values) and max(values) > 3 * min(values)
@@ -94,8 +99,8 @@ def prediction_plot(data: ReportData) -> Html:
     marks = [
         el(
             "circle",
-            el("title", f"{p.name}: predicted {p.predicted_ms:.3f} ms, "
-               f"measured {p.measured_ms:.3f} ms, round {p.round}"),
+            el("title", f"{p.name}: predicted {p.predicted_ms:.3f} {ms}, "
+               f"measured {p.measured_ms:.3f} {ms}, round {p.round}"),
             cx=x(p.measured_ms), cy=y(p.predicted_ms), r=4.5, class_="predicted",
         )
         for p in rows
@@ -103,7 +108,14 @@ def prediction_plot(data: ReportData) -> Html:
     diagonal = el("line", x1=x(x.low), y1=y(y.low), x2=x(x.high), y2=y(y.high), class_="diagonal")
     return el(
         "svg",
-        _axes(x, y, "measured, ms", "predicted, ms", (left, side - 12, 12, side - bottom), 4),
+        _axes(
+            x,
+            y,
+            f"measured, {data.frontier.ms}",
+            f"predicted, {data.frontier.ms}",
+            (left, side - 12, 12, side - bottom),
+            4,
+        ),
         diagonal,
         marks,
         class_="plot small",
@@ -170,12 +182,13 @@ def _by_latency(data: ReportData) -> list[Baseline]:
     return sorted(data.frontier.baselines, key=lambda b: b.latency_ms)
 
 
-def _baseline(baseline: Baseline, row: int, metric: str, x: Scale, y: Scale) -> Html:
+def _baseline(data: ReportData, baseline: Baseline, row: int, x: Scale, y: Scale) -> Html:
     """A vertical line, its name above in one of four rows, and a mark at its quality if known."""
     at, height = x(baseline.latency_ms), 18 + 15 * (row % 4)
     late = at > _WIDTH * 0.75
+    metric = data.metric
     quality = baseline.quality.get(metric)
-    name = f"{baseline.name} {number(baseline.latency_ms)} ms"
+    name = f"{baseline.name} {number(baseline.latency_ms)} {data.frontier.ms}"
     mark = None
     if quality is not None and y.low <= quality <= y.high:
         d = f"M{at:.1f} {y(quality) - 6:.1f}l6 6l-6 6l-6 -6z"
@@ -195,7 +208,7 @@ def _dot(data: ReportData, point: Point, at: float, y: Scale) -> Html:
     quality = data.quality(point) or 0.0
     return el(
         "circle",
-        el("title", f"{point.name}, dominated: {number(point.latency_ms)} ms, "
+        el("title", f"{point.name}, dominated: {number(point.latency_ms)} {data.frontier.ms}, "
            f"{data.metric} {number(quality, 4)}"),
         cx=at, cy=y(quality), r=3.5, class_="other",
     )  # fmt: skip
@@ -224,7 +237,7 @@ def _mark(
     height, loss = y(quality), data.loss(point)
     lines = [
         f"{point.name}: {data.labels.get(point.name, '')}".rstrip(": "),
-        f"{number(point.latency_ms)} ms ({number(point.latency_interval_ms[0])} to "
+        f"{number(point.latency_ms)} {data.frontier.ms} ({number(point.latency_interval_ms[0])} to "
         f"{number(point.latency_interval_ms[1])})",
         f"{data.metric} {number(quality, 4)}" + (f", loss {percent(loss)}" if loss is not None
                                                   else ""),

@@ -75,7 +75,7 @@ def _draw(axes: Any, data: ReportData) -> None:
     colors = ("#b45309", "#0f766e", "#7c3aed", "#be123c", "#4d7c0f")
     for i, baseline in enumerate(data.frontier.baselines):
         color = colors[i % len(colors)]
-        label = f"{baseline.name}, {baseline.latency_ms:.2f} ms"
+        label = f"{baseline.name}, {baseline.latency_ms:.2f} {data.frontier.ms}"
         axes.axvline(baseline.latency_ms, ls="--", lw=1.1, color=color, label=label)
         quality = baseline.quality.get(data.metric)
         if quality is not None:
@@ -86,7 +86,7 @@ def _draw(axes: Any, data: ReportData) -> None:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("{x:g}")
     frontier = data.frontier
-    axes.set_xlabel("latency, ms (median; bars: interval of the median)")
+    axes.set_xlabel(f"latency, {data.frontier.ms} (median; bars: interval of the median)")
     axes.set_ylabel(data.metric)
     axes.set_title(f"{frontier.model} on {frontier.target}, {frontier.threads} thread(s)")
     axes.grid(alpha=0.25)

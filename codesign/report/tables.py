@@ -39,8 +39,13 @@ def result_table(data: ReportData) -> Html:
     compared = data.frontier.baselines[:_MOST_BASELINES]
     metrics = list(dict.fromkeys(m for p in data.frontier.points for m in p.quality))
     metrics.sort(key=lambda m: m != data.metric)
-    head = ["point", "what was done", "latency ms", *(f"over {b.name}" for b in compared)]
-    head += [*metrics, "loss", "size", "predicted ms"]
+    head = [
+        "point",
+        "what was done",
+        f"latency {data.frontier.ms}",
+        *(f"over {b.name}" for b in compared),
+    ]
+    head += [*metrics, "loss", "size", f"predicted {data.frontier.ms}"]
     rows = [
         el("tr", _point_cells(data, p, compared, metrics), data_row=i, tabindex=0)
         for i, p in enumerate(data.frontier.points)
@@ -100,15 +105,19 @@ def kernel_tables(data: ReportData) -> Html:
             "summary",
             el("b", candidate),
             f" {label} ",
-            el("span", f"{calls} calls, {number(total)} ms in kernels", class_="muted"),
+            el(
+                "span",
+                f"{calls} calls, {number(total)} {data.frontier.ms} in kernels",
+                class_="muted",
+            ),
         )
-        parts.append(el("details", summary, _kernel_table(rows), open=i == 0))  # fmt: skip
+        parts.append(el("details", summary, _kernel_table(rows, data.frontier.us), open=i == 0))  # fmt: skip
     return el("div", parts)
 
 
-def _kernel_table(rows: Sequence[KernelRow]) -> Html:
+def _kernel_table(rows: Sequence[KernelRow], us: str) -> Html:
     with_peak = any(k.peak_share is not None for k in rows)
-    head = ["kernel", "shapes", "calls", "median µs", "GFLOP/s", "share of time"]
+    head = ["kernel", "shapes", "calls", f"median {us}", "GFLOP/s", "share of time"]
     head += ["of peak"] if with_peak else []
     ordered = sorted(rows, key=lambda k: -k.share)
     return table(
@@ -129,7 +138,7 @@ def fusion_table(data: ReportData) -> Html:
     """The partition of each chain; that of several candidates is one row."""
     grouped = _grouped(data.fusions, lambda f: (f.chain, f.kept, f.us, f.default_us))
     return table(
-        ["operators", "candidates", "kernels kept", "µs", "µs as relax fuses"],
+        ["operators", "candidates", "kernels kept", data.frontier.us, f"{data.frontier.us} as relax fuses"],
         [
             [chain, _sites([f.candidate for f in rows]),
              kept if rows[0].changed else "as relax fuses", number(us), number(default)]
@@ -142,7 +151,7 @@ def fusion_table(data: ReportData) -> Html:
 def change_table(data: ReportData) -> Html:
     """What each round's measurements changed."""
     return table(
-        ["round", "site", "before", "after", "because", "compared at, ms"],
+        ["round", "site", "before", "after", "because", f"compared at, {data.frontier.ms}"],
         [
             [c.round, c.group, c.before, c.after, c.because, number(c.latency_ms)]
             for c in sorted(data.changes, key=lambda c: (c.round, natural(c.group)))
@@ -173,7 +182,7 @@ def option_table(data: ReportData) -> Html:
     """The tables that the search worked on."""
     sized = any(o.size_bytes is not None for o in data.options)
     return table(
-        ["site", "option", "latency µs", "output error", *(["size"] if sized else [])],
+        ["site", "option", f"latency {data.frontier.us}", "output error", *(["size"] if sized else [])],
         [
             [o.group, el("s", o.option, title=o.veto) if o.veto else o.option,
              number(o.latency_us), f"{o.error:.2e}", *([_size(o.size_bytes)] if sized else [])]
@@ -187,7 +196,13 @@ def residual_table(data: ReportData) -> Html:
     """What was predicted of each candidate, and what was measured."""
     rows = data.predictions
     sized = any(p.predicted_bytes is not None for p in rows)
-    head = ["candidate", "round", "predicted ms", "measured ms", "residual"]
+    head = [
+        "candidate",
+        "round",
+        f"predicted {data.frontier.ms}",
+        f"measured {data.frontier.ms}",
+        "residual",
+    ]
     head += ["predicted size", "measured size", "residual"] if sized else []
     found: list[list[Content]] = []
     for p in rows:
