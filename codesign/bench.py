@@ -17,6 +17,7 @@ from codesign.conditions import (
     Meter,
     Outcome,
     affinity,
+    battery_meter,
     choose,
     command_meter,
     local_clusters,
@@ -31,8 +32,12 @@ from codesign.errors import UserError
 from codesign.long_run import LongRun, long_run
 from codesign.measure import Rig
 from codesign.measurement import Measurement, Protocol
+from codesign.station import open_station
+from codesign.where import Where
+from codesign.worker import Failure
 from targets.target import find
 
+_STATE_SECONDS = 10.0
 _WORDS = {"temperature_c": "°C", "battery_percent": "% of battery", "load": "processors busy"}
 
 
@@ -69,6 +74,7 @@ class Benched:
     before: DeviceState
     after: DeviceState
     gate: Outcome | None = None
+    device: str = ""
 
     @property
     def flags(self) -> list[str]:
@@ -80,7 +86,8 @@ class Benched:
         long = self.run.sustained
         return {
             "bundle": str(self.bundle.path),
-            "device": this_device(),
+            "device": self.device or this_device(),
+            "emulated": bool(self.measurement.meta.get("emulated")),
             "latency_ms": self.measurement.seconds * 1e3,
             "latency_interval_ms": [self.measurement.lo * 1e3, self.measurement.hi * 1e3],
             "samples_ms": [s * 1e3 for s in self.measurement.samples],
@@ -96,7 +103,8 @@ class Benched:
     def table(self) -> Table:
         """For people."""
         m = self.measurement
-        table = Table(title=str(self.bundle.path))
+        emulated = " (EMULATED)" if m.meta.get("emulated") else ""
+        table = Table(title=f"{self.bundle.path} on {self.device or 'this machine'}{emulated}")
         for heading in (
             "median ms",
             "95 % interval",
@@ -141,6 +149,43 @@ class Benched:
         return [*found, str(self.run.energy)]
 
 
+def bench_on_device(
+    path: Path,
+    where: Where,
+    repeats: int = 30,
+    conditions: Conditions | None = None,
+    *,
+    say: Callable[[str], None] = lambda text: None,
+) -> Benched:
+    """Time a bundle on a device over RPC: calls of its function there, without the way of in- and outputs.
+
+    Args:
+        where: the device; its ``cpus`` come from the conditions.
+        conditions: as for `bench_bundle`; energy comes from the device's battery if no meter is given.
+
+    Raises:
+        UserError: it is no bundle or does not run there, there is no such device, or it did not cool down.
+    """
+    asked = conditions or Conditions()
+    bundle = open_bundle(path, to_run=False)
+    cpus = "" if asked.cores == "all" else asked.cores
+    on = replace(where, threads=bundle.threads, cpus=cpus)
+    with open_station(on, say=say) as station:
+        assert station.told is not None
+        station.told.check_runs(bundle.manifest["target"])
+        rig = station.rig
+        rig.protocol = replace(rig.protocol, repeats=min(repeats, rig.protocol.repeats * 3))
+
+        def read_state() -> DeviceState:
+            told = rig.ask("ask_device", {"what": "device.state"}, deadline=_STATE_SECONDS)
+            found = None if isinstance(told, Failure) else told.result
+            return DeviceState.from_json(found or {})
+
+        meter = battery_meter(read_state) if asked.meter is None else command_meter(asked.meter)
+        made = _benched(rig, bundle, asked, read_state, meter, say)
+        return replace(made, device=station.device)
+
+
 def bench_bundle(
     path: Path,
     repeats: int = 30,
@@ -166,17 +211,29 @@ def bench_bundle(
     bundle = open_bundle(path)
     protocol = Protocol(threads=bundle.threads, repeats=repeats, affinity=_cores(asked, bundle))
     with Rig(find("host", bundle.threads), protocol) as rig:
-        gate = _cooled(asked, read_state, say)
-        before = read_state()
-        (measurement,) = rig.bundles([bundle.path])
-        if not measurement.ok:
-            raise UserError(
-                "the bundle does not run here", got=measurement.error or "", next="codesign doctor"
-            )
-        run = long_run(rig, bundle.path, measurement.seconds, asked.minutes, asked.energy_meter())
-        after = read_state()
+        return _benched(rig, bundle, asked, read_state, asked.energy_meter(), say)
+
+
+def _benched(
+    rig: Rig,
+    bundle: Bundle,
+    asked: Conditions,
+    read_state: Callable[[], DeviceState],
+    meter: Meter,
+    say: Callable[[str], None],
+) -> Benched:
+    """The burst, and the long run if one is asked for, with the state around them."""
+    gate = _cooled(asked, read_state, say)
+    before = read_state()
+    (measurement,) = rig.bundles([bundle.path])
+    if not measurement.ok:
+        raise UserError(
+            "the bundle does not run here", got=measurement.error or "", next="codesign doctor"
+        )
+    run = long_run(rig, bundle.path, measurement.seconds, asked.minutes, meter)
+    after = read_state()
     measurement = noted(measurement, (), before, after, gate=gate, energy=run.energy)
-    return Benched(bundle, measurement, protocol, run, before, after, gate)
+    return Benched(bundle, measurement, rig.protocol, run, before, after, gate)
 
 
 def _cores(asked: Conditions, bundle: Bundle) -> tuple[int, ...]:

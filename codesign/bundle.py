@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -269,7 +268,7 @@ def _target_json(target: Target) -> dict[str, Any]:
         "name": target.name,
         "kind": target.kind,
         "mcpu": target.mcpu,
-        "machine": platform.machine(),
+        "machine": target.architecture,
         "features": sorted(target.features),
         "threads": target.threads,
         "description": target.description,

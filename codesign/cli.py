@@ -11,6 +11,8 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -61,6 +63,15 @@ TrackerAddress = Annotated[
 Cpus = Annotated[
     str, typer.Option("--cpus", help="Processors of the device to run on, such as 4-7.")
 ]
+Emulated = Annotated[
+    int,
+    typer.Option(
+        "--emulated",
+        min=0,
+        max=16,
+        help="Start so many emulated ARM devices and measure on them: for function, not for time.",
+    ),
+]
 Dims = Annotated[
     list[str] | None,
     typer.Option("--dim", help="Bind a dynamic dimension, as in --dim seq=128. May be repeated."),
@@ -68,6 +79,21 @@ Dims = Annotated[
 
 
 NEEDS_NO_TVM = ("devices", "doctor", "report", "records")
+
+
+@contextmanager
+def _devices(
+    key: str | None, tracker: str | None, emulated: int
+) -> Iterator[tuple[str | None, str | None]]:
+    """Key and tracker of the devices that measure; emulated ones are started, and end with the command."""
+    if not emulated:
+        yield key, tracker
+        return
+    from codesign.devices.emulated import emulated_devices
+    from codesign.devices.emulator import KEY
+
+    with emulated_devices(emulated, key or KEY, say=lambda t: err.print(t, markup=False)) as fleet:
+        yield fleet.key, fleet.tracker
 
 
 @app.callback()
@@ -113,6 +139,7 @@ def compile(
     threads: Threads = 1,
     device: DeviceKey = None,
     tracker: TrackerAddress = None,
+    emulated: Emulated = 0,
     cpus: Cpus = "",
     trials: Annotated[int, typer.Option(min=1, help="Schedules tried for each kernel.")] = 8,
     output: Annotated[
@@ -168,13 +195,13 @@ def compile(
         if not made.ok:
             raise typer.Exit(2)
         return
-    with progress_for(as_json) as progress:
+    with progress_for(as_json) as progress, _devices(device, tracker, emulated) as (key, at):
         built = compile_model(
             model,
             target=names[0],
             threads=threads,
-            device=device,
-            tracker=tracker,
+            device=key,
+            tracker=at,
             cpus=cpus,
             trials=trials,
             output=output,
@@ -206,6 +233,7 @@ def sweep(
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Overrides.")] = None,
     device: DeviceKey = None,
     tracker: TrackerAddress = None,
+    emulated: Emulated = 0,
     cpus: Cpus = "",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Overrides.")] = None,
     max_latency_ms: Annotated[
@@ -233,23 +261,23 @@ def sweep(
     from codesign.progress import progress_for
     from codesign.sweep import run_sweep
 
-    settings = override(
-        load_config(config),
-        target=target,
-        threads=threads,
-        device=device,
-        tracker=tracker,
-        cpus=cpus or None,
-        output=output,
-        max_latency_ms=max_latency_ms,
-        min_quality=min_quality,
-        max_loss=max_loss,
-        max_size_mb=max_size_mb,
-        size=size,
-        minutes=minutes,
-        measurements=measurements,
-    )
-    with progress_for(as_json) as progress:
+    with progress_for(as_json) as progress, _devices(device, tracker, emulated) as (key, at):
+        settings = override(
+            load_config(config),
+            target=target,
+            threads=threads,
+            device=key,
+            tracker=at,
+            cpus=cpus or None,
+            output=output,
+            max_latency_ms=max_latency_ms,
+            min_quality=min_quality,
+            max_loss=max_loss,
+            max_size_mb=max_size_mb,
+            size=size,
+            minutes=minutes,
+            measurements=measurements,
+        )
         result = run_sweep(settings, progress=progress, command=sys.argv)
     if as_json:
         emit(result.as_dict())
@@ -281,10 +309,16 @@ def bench(
         str | None,
         typer.Option(help='A command that prints a meter\'s {"joules": N} or {"watts": N}.'),
     ] = None,
+    device: DeviceKey = None,
+    tracker: TrackerAddress = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure a bundle on this machine: latency, and if asked a long run; energy where it is told."""
-    from codesign.bench import Conditions, bench_bundle
+    """Measure a bundle here or on a device: latency, and if asked a long run; energy where it is told."""
+    from codesign.bench import Conditions, bench_bundle, bench_on_device
+    from codesign.where import Where
+
+    def say(text: str) -> None:
+        err.print(text, markup=False)
 
     conditions = Conditions(
         minutes=sustained,
@@ -293,7 +327,11 @@ def bench(
         patience_seconds=patience,
         meter=tuple(shlex.split(meter)) if meter is not None else None,
     )
-    result = bench_bundle(bundle, repeats, conditions, say=lambda text: err.print(text))
+    if device is None:
+        result = bench_bundle(bundle, repeats, conditions, say=say)
+    else:
+        where = Where(device=device, tracker=tracker)
+        result = bench_on_device(bundle, where, repeats, conditions, say=say)
     if as_json:
         emit(result.as_dict())
     else:

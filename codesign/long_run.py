@@ -85,7 +85,7 @@ class _Requests:
         }
 
     def block(self) -> list[float]:
-        reply = self._rig.worker.request("time_bundles", self._params, deadline=_DEADLINE_SECONDS)
+        reply = self._rig.ask("time_bundles", self._params, deadline=_DEADLINE_SECONDS)
         if isinstance(reply, Failure):
             raise UserError(
                 "the bundle stopped running in a long run", got=str(reply), next="codesign doctor"

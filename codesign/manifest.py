@@ -103,6 +103,11 @@ def check_machine(target: Mapping[str, Any]) -> None:
     """Raise BundleError if this machine lacks a feature of the target, or refuses this process one."""
     cpu = this_processor()
     missing = set(target["features"]) - cpu.features
+    if target["kind"] != "llvm":
+        raise BundleError(
+            "this bundle is for a GPU", got=f"{target['kind']} code for {target['name']}",
+            allowed="code for processors", next="run it on its device: codesign bench --device KEY",
+        )  # fmt: skip
     if target["machine"] == platform.machine() and not missing:
         return
     lacks = f" without {', '.join(sorted(missing))}" if missing else ""

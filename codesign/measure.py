@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from codesign.build import BuiltKernel, KernelSource, build_kernels
+from codesign.conditions import DeviceState, noted
 from codesign.fleet import Examination, Fleet, NoDeviceError
 from codesign.machine import cores
 from codesign.measurement import Measurement, Protocol, median, summarize
@@ -105,6 +106,17 @@ class Rig:
         for worker in (self.worker, *self._helpers):
             worker.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def ask(
+        self,
+        op: str,
+        params: Mapping[str, Any] | None = None,
+        blobs: Sequence[bytes | memoryview] = (),
+        *,
+        deadline: float,
+    ) -> Reply | Failure:
+        """A request to what measures: this machine's worker, or a device."""
+        return self._timer.request(op, params, blobs, deadline=deadline)
 
     def start(self) -> None:
         """Start the workers that build, in the calling thread: they end with it."""
@@ -211,11 +223,16 @@ class Rig:
         if self.fleet is None:
             return measurement
         serial = str(story.get("serial") or self.fleet.wanted.key)
+        before, after = (
+            DeviceState.from_json(story[when]) if story.get(when) else None
+            for when in ("before", "after")
+        )
+        measurement = noted(measurement, reference, before, after)
         told: dict[str, Any] = {"device": serial}
         if story.get("emulated"):
             told["emulated"] = True
         if reference and (unusual := self.fleet.calibration.add(serial, median(reference))):
-            told["flags"] = [unusual]
+            told["flags"] = [*measurement.meta.get("flags", ()), unusual]
         return measurement.with_meta(**told)
 
     def reference(self) -> BuiltKernel | Failure:

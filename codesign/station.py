@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from codesign.conditions import OPEN
 from codesign.device import this_device
 from codesign.fleet import Fleet, Wanted
 from codesign.fleet.identity import Identity, identify
@@ -85,10 +86,14 @@ def open_station(
     kind = "llvm"
     if where.target not in HOST_NAMES:
         kind = find(where.target, where.threads).kind
-    wanted = Wanted(where.address, where.device, where.threads, where.cpus, kind)
+    wanted = Wanted(where.address, where.device, where.threads, kind=kind)
     with Fleet(wanted, say) as fleet:
         identity = identify(fleet)
         target = identity.target(where.target).with_threads(where.threads)
+        if where.cpus:
+            fleet.run_on(identity.cpus(where.cpus))
+        if identity.gate != OPEN:
+            fleet.require(identity.gate)
         if identity.emulated:
             protocol = replace(protocol, **EMULATED)
         with Rig(target, protocol, fleet) as rig:

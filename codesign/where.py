@@ -20,7 +20,7 @@ class Where:
         threads: of the kernels.
         device: key of the devices at the tracker; None for this machine.
         tracker: ``HOST:PORT``.
-        cpus: processors of the device to run on, such as ``4-7``; "" for all.
+        cpus: processors of the device to run on: ``big``, ``little``, or numbers such as ``4-7``; "" for all.
     """
 
     target: str = "host"

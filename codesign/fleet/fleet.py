@@ -13,16 +13,18 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.conditions import Gate
 from codesign.errors import UserError
 from codesign.fleet.breaker import Breakers
 from codesign.fleet.calibration import Calibration
+from codesign.fleet.fitness import Fitness
 from codesign.fleet.incidents import Diary
 from codesign.fleet.member import ABSENT, MISFIT, RESTING, Member, Wanted
 from codesign.fleet.pool import Pool
@@ -137,6 +139,8 @@ class Fleet:
         self._misfits: set[str] = set()
         self.examination: Examination | None = None
         """How a device shows that it is well; without it, by opening a session."""
+        self.fitness: Fitness | None = None
+        """Limits that a device has to keep before it measures; None: it measures as it is."""
         self._closing = threading.Event()
         found = self._first_look()
         self.parallel = max(1, min(found.servers, MOST))
@@ -183,6 +187,17 @@ class Fleet:
     ) -> Future[Reply | Failure]:
         """The same, without waiting for it."""
         return self._threads.submit(self._request, op, dict(params or {}), blobs, deadline)
+
+    def require(self, gate: Gate) -> None:
+        """From now on devices measure only while they keep these limits."""
+        self.fitness = Fitness(gate, self.patience, self.diary, self._closing.wait)
+
+    def run_on(self, cpus: str) -> None:
+        """From now on sessions run on these processors of a device, such as ``4-7``."""
+        self.wanted = replace(self.wanted, cpus=cpus)
+        for member in self.members:
+            member.wanted = self.wanted
+            member.give_back()
 
     def close(self) -> None:
         """Give all devices back; requests that are on their way fail."""
@@ -240,6 +255,10 @@ class Fleet:
         self.diary.waited(time.monotonic() - began, "a session")
         if failure is not None:
             return self._no_session(member, failure, began)
+        if self.fitness is not None and not self.fitness.is_fit(member):
+            self.breakers.failed(member.address)
+            member.give_back()
+            return False
         if member.address not in self.breakers.sick():
             return True
         if not self._examined(member):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from codesign.conditions import BOARD, OPEN, PHONE, Gate, affinity, choose, clusters
 from codesign.errors import UserError
 from codesign.fleet.fleet import Fleet, NoDeviceError
 from codesign.fleet.member import Wanted
@@ -71,6 +72,23 @@ class Identity:
         said = f"{self.key} over RPC: {model}, {self.told.get('cores', '?')} processors"
         return f"{said}, emulated" if self.emulated else said
 
+    @property
+    def gate(self) -> Gate:
+        """Limits that such a device has to keep before it measures; none for an emulator or a server."""
+        if self.emulated or self.facts.get("machine") != "aarch64":
+            return OPEN
+        return PHONE if self.facts.get("system") == "android" else BOARD
+
+    def cpus(self, which: str) -> str:
+        """The processors that ``big``, ``little``, ``all`` or numbers mean on this device.
+
+        Raises:
+            UserError: the device does not tell its kinds of processors, or it is none of these.
+        """
+        told = {str(c["cpu"]): c["max_khz"] for c in self.facts.get("cpus", ())}
+        speeds = {cpu: khz for cpu, khz in told.items() if khz}
+        return affinity.format(choose(which, clusters(speeds), map(int, told) if told else None))
+
     def target(self, name: str) -> Target:
         """The target called ``name``, or with ``host`` the best one that the device can run.
 
@@ -92,6 +110,20 @@ class Identity:
                 next="leave --target out to compile for what the device is",
             )
         return target
+
+    def check_runs(self, made_for: Mapping[str, Any]) -> None:
+        """Raise UserError if the device cannot run a bundle made for the target of its manifest."""
+        if not self.facts:
+            return
+        machine = made_for["machine"]
+        missing = set(made_for["features"]) - self.features
+        if machine != self.facts["machine"] or missing:
+            raise UserError(
+                "this bundle is for another device",
+                got=f"{self.name}: {self.facts['machine']}, without {', '.join(sorted(missing)) or 'nothing'}",
+                allowed=f"{made_for['name']}: {' '.join(made_for['features'])}",
+                next="compile it for this device: codesign compile MODEL --device KEY",
+            )
 
     def _best(self) -> Target:
         if self.facts.get("machine") == "x86_64":

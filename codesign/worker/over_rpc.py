@@ -94,6 +94,7 @@ class OverRpc:
         self._kept: dict[str, tvm.runtime.Tensor] = {}
         self._bytes = 0
         self._state: tuple[float, dict[str, Any] | None] = (-math.inf, None)
+        self._before: dict[str, Any] | None = None
         self.sent = 0
         if params.get("cpus"):
             self.told["pinned"] = self.ask("device.pin", params["cpus"])
@@ -151,14 +152,14 @@ class OverRpc:
         return self._kept[name]
 
     def meter(self) -> _Told:
-        state = self._read_state()
-        return _Told(float((state or {}).get("load") or 0.0))
+        self._before = self._read_state()
+        return _Told(float((self._before or {}).get("load") or 0.0))
 
     def story(self) -> dict[str, Any]:
-        """Who measured, and in which state it was; what the device does not tell is absent."""
+        """Who measured, and its state before and after; what the device does not tell is absent."""
         found = {k: self.told[k] for k in ("serial", "emulated") if k in self.told}
-        state = self._read_state()
-        return found | ({"state": state} if state else {})
+        states = {"before": self._before, "after": self._read_state()}
+        return found | {name: state for name, state in states.items() if state}
 
     def blame(self) -> str:
         try:
