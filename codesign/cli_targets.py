@@ -13,7 +13,7 @@ from codesign.devices.cli import DEFAULT_TRACKER, TrackerAt
 
 app = typer.Typer(
     cls=group_with("show", alone="list"),
-    epilog="Examples: codesign targets | codesign targets pixel-8 | codesign targets my-phone.toml | "
+    epilog="Examples: codesign targets --json | codesign targets pixel-8 | codesign targets my-phone.toml | "
     "codesign targets detect --device pi5 -o pi5.toml",
     help="List the targets that can be compiled for, explain one, or describe a connected device.",
 )

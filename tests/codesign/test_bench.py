@@ -23,7 +23,7 @@ class FakeRig:
     """Answers requests with calls of 1 ms that become slower, on a clock of its own."""
 
     def __init__(self, target, protocol):
-        self.protocol, self.worker = protocol, self
+        self.protocol = protocol
         self.seconds, self.asked, self.fails = 0.0, [], False
 
     def __enter__(self):
@@ -35,7 +35,7 @@ class FakeRig:
     def bundles(self, paths):
         return [summarize([1e-3] * self.protocol.repeats)]
 
-    def request(self, op, params, deadline):
+    def ask(self, op, params, *, deadline):
         assert op == "time_bundles"
         self.asked.append(params)
         if self.fails:
@@ -144,7 +144,7 @@ def test_processors(rig, monkeypatch):
 
 
 def test_a_bundle_that_dies_in_a_long_run(rig, monkeypatch):
-    monkeypatch.setattr(FakeRig, "request", lambda *a, **k: Failure("crash", "signal 11"))
+    monkeypatch.setattr(FakeRig, "ask", lambda *a, **k: Failure("crash", "signal 11"))
     with pytest.raises(UserError, match="stopped running in a long run"):
         bench.bench_bundle(Path("x"), 5, Conditions(minutes=1), read_state=lambda: COOL)
 
