@@ -19,7 +19,7 @@ from passes.combine_qkv import combine_qkv
 from passes.lower import lower
 from passes.model import Model
 from passes.normalize import normalize
-from targets.codegen import prepared
+from targets.codegen import compile_module
 from targets.target import Target
 
 
@@ -63,5 +63,4 @@ def finish() -> tvm.transform.Pass:
 
 def build(scheduled: tvm.IRModule, target: Target) -> relax.VMExecutable:
     """Phase 6: an executable for ``relax.VirtualMachine`` or ``export_library``."""
-    made = target.tvm()
-    return relax.build(prepared(scheduled, made), made, relax_pipeline=finish())
+    return compile_module(scheduled, target.tvm(), finish())

@@ -1,18 +1,35 @@
-"""What scheduled kernels go through before TVM makes code of them."""
+"""From scheduled functions to code: what TVM cannot say of them by itself is put in, whatever the target."""
 
 from __future__ import annotations
 
 import tvm
+from tvm import relax
+from tvm.runtime import Executable
 
 from targets.kernels.amx import lower_tiles
-from targets.opencl import KIND, printable
+from targets.opencl import KIND, PIPELINE
 
 
-def prepared(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
-    """``mod``, ready for ``tvm.compile`` or ``relax.build``: what TVM cannot say of it by itself is put in.
+def compile_functions(mod: tvm.IRModule, target: tvm.target.Target) -> Executable:
+    """The code of scheduled PrimFuncs."""
+    return tvm.compile(_prepared(mod, target), target=target, tir_pipeline=_pipeline(target))
+
+
+def compile_module(
+    mod: tvm.IRModule, target: tvm.target.Target, finish: tvm.transform.Pass
+) -> relax.VMExecutable:
+    """The code of a lowered Relax module all of whose kernels are scheduled.
 
     Args:
-        mod: scheduled functions, Relax functions among them.
-        target: what they are for, as TVM knows it.
+        finish: passes from its dataflow graph to calls of the virtual machine.
     """
-    return printable(mod) if target.kind.name == KIND else lower_tiles(mod)
+    prepared = _prepared(mod, target)
+    return relax.build(prepared, target, relax_pipeline=finish, tir_pipeline=_pipeline(target))
+
+
+def _prepared(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
+    return mod if target.kind.name == KIND else lower_tiles(mod)
+
+
+def _pipeline(target: tvm.target.Target) -> str:
+    return PIPELINE if target.kind.name == KIND else "default"

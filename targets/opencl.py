@@ -14,7 +14,9 @@ import numpy as np
 import tvm
 import tvm_ffi
 from tvm import tirx
+from tvm.s_tir.pipeline import default_s_tir_pipeline
 from tvm.target.intrin import register_intrin_lowering
+from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
 from targets.errors import TargetError
 from targets.target import Target
@@ -63,19 +65,17 @@ def opencl_target(target: Target) -> tvm.target.Target:
     return tvm.target.Target(made)
 
 
-def printable(mod: tvm.IRModule) -> tvm.IRModule:
-    """``mod`` with what the code generator prints wrongly said in another way.
+@tvm.transform.module_pass(opt_level=0, name="codesign.printable")
+def printable(mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
+    """Kernels with what the code generator prints wrongly said in another way.
 
     Float32 constants that seven digits do not tell are given by their bits; variables get names that C allows,
     for those of weights come from the model.
     """
-    return tvm.IRModule(
-        {
-            gv: _printable(f) if isinstance(f, tirx.PrimFunc) else f
-            for gv, f in mod.functions_items()
-        },
-        attrs=mod.attrs,
-    )
+    functions = {
+        gv: _printable(f) if isinstance(f, tirx.PrimFunc) else f for gv, f in mod.functions_items()
+    }
+    return tvm.IRModule(functions, attrs=mod.attrs)
 
 
 def _printable(func: tirx.PrimFunc) -> tirx.PrimFunc:
@@ -85,7 +85,7 @@ def _printable(func: tirx.PrimFunc) -> tirx.PrimFunc:
         if str(value.ty.dtype) != "float32" or printed_exactly(value.value):
             return value
         pattern = int(np.float32(value.value).view(np.int32))
-        return tirx.reinterpret("float32", tirx.IntImm("int32", pattern))
+        return tirx.call_pure_extern("float32", "as_float", tirx.IntImm("int32", pattern))
 
     def name(var: tirx.Var) -> tirx.Var:
         if _IDENTIFIER.fullmatch(var.name):
@@ -98,6 +98,18 @@ def _printable(func: tirx.PrimFunc) -> tirx.PrimFunc:
         return new
 
     return tvm_ffi.structural_map(func, [(tirx.FloatImm, bits), (tirx.Var, name)])
+
+
+def _finished() -> tvm.transform.Pass:
+    """The last passes over kernels: TVM's own, then `printable`."""
+    return tvm.transform.Sequential([_finish_kernels(), printable])
+
+
+PIPELINE = "codesign.opencl"
+"""TVM's pipeline for scheduled functions with `printable` as the last pass over kernels."""
+
+_lower, _finish_host, _finish_kernels = default_s_tir_pipeline()
+register_tir_pipeline(PIPELINE, lambda: (_lower, _finish_host, _finished))
 
 
 def printed_exactly(value: float) -> bool:

@@ -15,7 +15,7 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.ir.instrument import pass_instrument
 
-from targets.opencl import printable
+from targets.codegen import compile_functions
 from targets.target import Target
 
 _DIMENSIONS = ("x", "y", "z")
@@ -86,7 +86,7 @@ def program(scheduled: s_tir.Schedule | tirx.PrimFunc, target: Target) -> Progra
         tvm.error.TVMError: the code generator refuses it, as where a loop is bound to no thread.
     """
     func = scheduled.mod["main"] if isinstance(scheduled, s_tir.Schedule) else scheduled
-    mod = printable(tvm.IRModule({"main": func.with_attr("global_symbol", "main")}))
+    mod = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
     split: list[tvm.IRModule] = []
 
     @pass_instrument
@@ -96,7 +96,7 @@ def program(scheduled: s_tir.Schedule | tirx.PrimFunc, target: Target) -> Progra
                 split.append(mod)
 
     with tvm.transform.PassContext(instruments=[Watch()]):
-        built = tvm.compile(mod, target=target.tvm())
+        built = compile_functions(mod, target.tvm())
     sources = [module.inspect_source() for module in built.mod.imports]
     source = "\n".join(sources)
     host = next(f for gv, f in split[0].functions_items() if gv.name_hint == "main")

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import tvm
-from tvm import relax, tirx
+from tvm import tirx
 
 from codesign.pipeline import finish
-from targets.codegen import prepared
+from targets.codegen import compile_functions, compile_module
 
 Answer = tuple[Any, list[memoryview]]
 
@@ -47,7 +47,7 @@ def build_model(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
     """
     target = tvm.target.Target(params["target"])
     module = tvm.ir.load_json(blobs[0].decode())
-    executable = relax.build(prepared(module, target), target, relax_pipeline=finish())
+    executable = compile_module(module, target, finish())
     _export(executable, params["out"])
     return {"stats": str(executable.stats())}, []
 
@@ -59,7 +59,7 @@ def _compile(
     if not functions:
         return None
     try:
-        return tvm.compile(prepared(tvm.IRModule(functions), target), target=target)
+        return compile_functions(tvm.IRModule(functions), target)
     except Exception as error:
         if len(functions) == 1:
             errors[next(iter(functions))] = f"{type(error).__name__}: {error}"[-2000:]
@@ -69,7 +69,7 @@ def _compile(
         for symbol, function in functions.items()
         if _compile({symbol: function}, target, errors) is not None
     }
-    return tvm.compile(prepared(tvm.IRModule(good), target), target=target) if good else None
+    return compile_functions(tvm.IRModule(good), target) if good else None
 
 
 def _export(executable: Any, path: str) -> None:

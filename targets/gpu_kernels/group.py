@@ -21,8 +21,7 @@ def across_and_down(blocks: int, rows: int, target: Target, limit: int = 4) -> l
     """Shapes of work groups for ``blocks`` by ``rows`` tiles, the best guess first.
 
     Items that have no tile cost as much as others; groups far from USUAL cost a little, and so does a
-    condition where tiles are left over. On Mali, whose groups share no fast memory, flat and square ones are
-    alike; on the others square ones share more of what they read.
+    condition where tiles are left over. Square groups share more of what they read than oblong ones.
     """
     most = gpu_of(target).max_threads
     shapes = [
@@ -37,8 +36,8 @@ def across_and_down(blocks: int, rows: int, target: Target, limit: int = 4) -> l
         computed = -(-blocks // a) * a * (-(-rows // d) * d) / (blocks * rows)
         size = max(a * d / USUAL, USUAL / (a * d))
         split = 0.05 * ((blocks % a > 0) + (rows % d > 0))
-        oblong = 0.01 * max(a / d, d / a) if gpu_of(target).family != "mali" else 0.0
-        return computed * (1 + 0.05 * (size - 1) + split + 0.05 * oblong)
+        oblong = 0.005 * max(a / d, d / a)
+        return computed * (1 + 0.05 * (size - 1) + split + oblong)
 
     return sorted(shapes, key=lambda s: (cost(s), s))[:limit]
 

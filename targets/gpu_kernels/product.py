@@ -8,17 +8,17 @@ so that they share what they read in the caches; the packed block gives each of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-import tvm
-import tvm_ffi
+import numpy as np
 from tvm import s_tir, tirx
-from tvm.sym import detect_linear_equation
 
+from targets.gpu import Family
 from targets.gpu_kernels.default import bind_nest
 from targets.gpu_kernels.group import across_and_down, bind_tiles
-from targets.gpu_kernels.threads import vector_width, vectorize_inner
+from targets.gpu_kernels.threads import gpu_of, vectorize_inner
+from targets.gpu_kernels.tile import STEP_OPTIONS, clear, multiply, vectorize_loop
 from targets.kernels.blocks import (
     Block,
     Loop,
@@ -30,20 +30,19 @@ from targets.kernels.blocks import (
     extent,
     flow,
     inline_single_use,
-    loops_under,
     new_schedule,
     written,
 )
-from targets.kernels.default import uses
 from targets.kernels.linear import ROW_SLACK, row_position
 from targets.kernels.space import Apply
 from targets.kernels.strip import STRIP_COLUMNS
 from targets.target import Target
 
 ROW_OPTIONS = (1, 2, 3, 4, 5, 6, 7, 8)
-STEP_OPTIONS = (1, 2, 4)
 
-MOST_UNROLLED = 16
+FREE_REGISTERS: dict[Family, int] = {"mali": 54, "adreno": 84, "opencl": 84}
+"""32-bit registers of a work item for sums and operands. Mali's compiler has 64 and spills beyond (Arm, Mali
+Offline Compiler User Guide); Adreno's are not published: what leaves room for several waves of 128."""
 
 STRIPS_FIRST, STRIPS_INLINE = 1, 0
 STRIP_OPTIONS = (STRIPS_FIRST, STRIPS_INLINE)
@@ -77,12 +76,14 @@ class Parts:
         anchor: the product.
         rest: elementwise work behind it; the last one writes the result.
         at: which loop of the last one walks the rows of a tile.
+        image: it is a convolution: rows of a tile are output columns.
     """
 
     before: list[Node]
     anchor: Node
     rest: list[Node]
     at: int
+    image: bool
 
 
 def parts(sch: s_tir.Schedule) -> Parts:
@@ -94,7 +95,7 @@ def parts(sch: s_tir.Schedule) -> Parts:
         raise UnsuitedError("not a product followed by elementwise work")
     *lead, _ = (extent(sch, loop) for loop in sch.get_loops(rest[-1].block))
     image = len(written(sch, anchor.block).shape) == 5
-    return Parts(nodes[:position], anchor, rest, 2 if image else row_position(lead))
+    return Parts(nodes[:position], anchor, rest, 2 if image else row_position(lead), image)
 
 
 def products(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
@@ -104,26 +105,37 @@ def products(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
 
 
 def product_tiles(func: tirx.PrimFunc, target: Target) -> list[ProductTile]:
-    """The points of the space, the best guess first."""
+    """The points of the space, the best guess first.
+
+    A tile of r rows by n outputs loads r + n numbers for r n multiply-adds, so that more rows are better until
+    registers run out, or until rows are left over.
+    """
     sch = new_schedule(func)
     found = parts(sch)
-    *lead, _ = (extent(sch, loop) for loop in sch.get_loops(found.rest[-1].block))
-    blocks = int(written(sch, found.anchor.block).shape[-2])
-    rows = lead[found.at]
-    most = min(rows, max(ROW_OPTIONS), ROW_SLACK + 1)
-    tall = [r for r in ROW_OPTIONS if r <= most]
-    # 4 rows by 8 outputs are 32 sums: as many registers as leave room for other items
-    tall.sort(key=lambda r: (-(-rows // r) * r / rows * (1 + 0.5 / r), abs(r - 4)))
+    lead = [extent(sch, loop) for loop in sch.get_loops(found.rest[-1].block)]
+    *_, blocks, nb = (int(d) for d in written(sch, found.anchor.block).shape)
+    total, others = lead[found.at], lead[1] if found.image else 1
+    steps = {r: step_that_fits(r, nb, func, target) for r in ROW_OPTIONS}
+    fitting = [r for r in ROW_OPTIONS if r <= min(total, ROW_SLACK + 1) and steps[r]]
+    fitting.sort(key=lambda r: -(-total // r) * r * (1 / r + 1 / nb))
     points = []
-    for number, r in enumerate(tall[:3]):
-        shapes = across_and_down(blocks, -(-rows // r), target)
+    for number, r in enumerate(fitting[:3]):
+        shapes = across_and_down(blocks, others * -(-total // r), target)
         for across, down in shapes[: 3 if number == 0 else 1]:
-            points.append(ProductTile(r, across, down))
+            points.append(ProductTile(r, across, down, steps[r]))
     best = points[0]
-    points += [ProductTile(best.rows, best.across, best.down, step) for step in (1, 2)]
+    points += [replace(best, step=step) for step in STEP_OPTIONS if step < best.step]
     if any(is_strip(sch, node) for node in found.before):
-        points.append(ProductTile(best.rows, best.across, best.down, strips=STRIPS_INLINE))
+        points.append(replace(best, strips=STRIPS_INLINE))
     return points
+
+
+def step_that_fits(rows: int, nb: int, func: tirx.PrimFunc, target: Target) -> int:
+    """The most inputs to load at once beside the sums of a tile; 0 if these alone fill the registers."""
+    size = min(np.dtype(str(p.ty.dtype)).itemsize for p in func.params)
+    narrow = size / 4 if size == 2 else 1.0  # two float16 share a register
+    free = FREE_REGISTERS[gpu_of(target).family] - rows * nb
+    return max((s for s in STEP_OPTIONS if s * (nb + 1) * narrow <= free), default=0)
 
 
 def is_strip(sch: s_tir.Schedule, node: Node) -> bool:
@@ -143,152 +155,54 @@ def tile_product(sch: s_tir.Schedule, tile: ProductTile) -> None:
     jo, ji = sch.split(j, [None, nb])
     around = lead[: found.at]
     sch.reorder(*around, ro, jo, ri, ji)
-    item = bind_tiles(sch, around, ro, jo, tile.across, tile.down)
     for node in reversed(staged):
         bring(sch, node.block, ri)
+    sums = bring(sch, found.anchor.block, jo)
+    if found.image:  # work items of a group lie along both dimensions of the image
+        ro = sch.fuse(around.pop(), ro)
+    item = bind_tiles(sch, around, ro, jo, tile.across, tile.down)
+    for node in staged:
         vectorize_inner(sch, node.block)
     sch.unroll(ri)
     vectorize_inner(sch, last)
-    place_product(sch, found, item, tile.step)
+    place_product(sch, found, sums, item, tile.step)
     place_before(sch, found, tile.strips)
 
 
-def place_product(sch: s_tir.Schedule, found: Parts, inside: Loop, step: int) -> None:
-    """Bring the product under the loop ``inside`` over tiles, its sums into registers."""
+def place_product(
+    sch: s_tir.Schedule, found: Parts, sums: tuple[list[Loop], list[Loop]], item: Loop, step: int
+) -> None:
+    """Order the loops of the product, brought into a work item; with it go sums over short stretches."""
     anchor = found.anchor.block
     short = [n for n in found.before if n.reduces and reads_whole(sch, n, anchor)]
-    spatial, reduction = bring(sch, anchor, inside)
+    spatial, reduction = sums
+    tile = spatial[-3:]
     if not short:
-        multiply(sch, anchor, spatial, reduction, step)
+        multiply(sch, anchor, item, tile, reduction, step)
         return
     if len(short) > 1:
         raise UnsuitedError("a product of more than one kind of sums")
-    *_, row, o, j = spatial
+    row, o, j = tile
     sch.reorder(*reduction, row, o, j)
     for loop in (row, o):
         sch.unroll(loop)
     vectorize_loop(sch, j)
-    clear(sch, anchor, reduction[0])
-    inner_spatial, inner_reduction = bring(sch, short[0].block, reduction[-1])
-    multiply(sch, short[0].block, inner_spatial, inner_reduction, step)
+    clear(sch, anchor, item, reduction[0])
+    inner, shorter = bring(sch, short[0].block, reduction[-1])
+    if not ends_alike(written(sch, short[0].block), written(sch, anchor)):
+        del inner[-2]  # the group of a coded weight, between blocks and outputs
+    multiply(sch, short[0].block, reduction[-1], inner[-3:], shorter, step)
+
+
+def ends_alike(longer: tirx.Buffer, shorter: tirx.Buffer) -> bool:
+    """Whether the last dimensions of a buffer are those of another one."""
+    of = [[int(d) for d in buffer.shape] for buffer in (longer, shorter)]
+    return of[0][-len(of[1]) :] == of[1]
 
 
 def reads_whole(sch: s_tir.Schedule, node: Node, anchor: Block) -> bool:
     """Whether a block makes as many numbers for each sum of the product as that adds up."""
     return len(written(sch, node.block).shape) > len(written(sch, anchor).shape)
-
-
-def multiply(
-    sch: s_tir.Schedule, block: Block, spatial: list[Loop], reduction: list[Loop], step: int
-) -> None:
-    """The loops of a product: inputs outside, the tile of rows and outputs inside."""
-    grouped = reads_groups(sch, block)
-    *others, row, o, j = spatial
-    *outer, k = reduction[:-1] if grouped else reduction
-    size = decide(sch, STEP_OPTIONS, step)
-    ko, ki = sch.split(k, [None, size if extent(sch, k) % step == 0 else 1])
-    group = reduction[-1:] if grouped else []
-    sch.reorder(*others, *outer, ko, row, ki, o, j, *group)
-    read_ahead(sch, block, row, ko)
-    for loop in (row, ki, o, *group):
-        sch.unroll(loop)
-    if grouped:
-        sch.unroll(j)
-    else:
-        vectorize_loop(sch, j)
-    clear(sch, block, (outer or [ko])[0])
-
-
-def reads_groups(sch: s_tir.Schedule, block: Block) -> bool:
-    """Whether inputs come in groups that lie together in the weights: 8-bit codes, pairs of bfloat16."""
-    statement = sch.get(block)
-    output = [a.var for a in statement.iter_vars if a.iter_type == tirx.IterVar.DataPar][-1]
-    own = written(sch, block)
-    reads = [r for r in statement.reads if not r.source.same_as(own)]
-    return not any(r.region[-1].min.same_as(output) for r in reads)
-
-
-def vectorize_loop(sch: s_tir.Schedule, loop: Loop, most: int = 4) -> None:
-    """Vectorise a loop of outputs, unroll what is left of it."""
-    total = extent(sch, loop)
-    width = vector_width(total, most)
-    if width == 1:
-        sch.unroll(loop)
-        return
-    outer, lanes = sch.split(loop, [None, width])
-    sch.unroll(outer)
-    sch.vectorize(lanes)
-
-
-def clear(sch: s_tir.Schedule, block: Block, reduction: Loop) -> None:
-    """Set the sums of a tile to zero before the loop ``reduction``."""
-    *_, row, outputs, last = sch.get_loops(sch.decompose_reduction(block, reduction))
-    for loop in (row, outputs):
-        if sch.get(loop).kind == tirx.ForKind.SERIAL and extent(sch, loop) <= MOST_UNROLLED:
-            sch.unroll(loop)
-    if sch.get(last).kind == tirx.ForKind.SERIAL:
-        vectorize_loop(sch, last)
-
-
-def read_ahead(sch: s_tir.Schedule, block: Block, row: Loop, step: Loop) -> None:
-    """Load the weights of one step, and the inputs of one row of it, as vectors into registers."""
-    for position, where in contiguous_reads(sch, block, row, step):
-        copy = sch.cache_read(block, position, "local", consumer_blocks=[block])
-        sch.compute_at(copy, where, preserve_unit_loops=True)
-        for loop in loops_under(sch, copy, where)[:-1]:
-            sch.unroll(loop)
-        vectorize_inner(sch, copy)
-
-
-def contiguous_reads(
-    sch: s_tir.Schedule, block: Block, row: Loop, step: Loop
-) -> list[tuple[int, Loop]]:
-    """(which read, the loop to load it in): weights by output, inputs in the order of the sum."""
-    statement = sch.get(block)
-    own = written(sch, block)
-    outputs = [a.var for a in statement.iter_vars if a.iter_type == tirx.IterVar.DataPar]
-    inputs = [a.var for a in statement.iter_vars if a.iter_type == tirx.IterVar.CommReduce]
-    found = []
-    for position, last in last_indices(statement, own):
-        if last.same_as(outputs[-1]):
-            found.append((position, step))
-        elif coefficient(last, inputs[-1]) == 1:
-            found.append((position, row if not uses(last, outputs[-1]) else step))
-    return found
-
-
-def last_indices(statement: s_tir.SBlock, own: tirx.Buffer) -> list[tuple[int, tirx.Expr]]:
-    """(which read of a block, where it reads along the last dimension), its own sums left out."""
-    found: list[tuple[int, tirx.Expr]] = []
-
-    def visit(load: tvm.ir.TensorLoad) -> None:
-        for position, read in enumerate(statement.reads):
-            known = any(position == p for p, _ in found)
-            if load.source.same_as(read.source) and not load.source.same_as(own) and not known:
-                found.append((position, load.indices[-1]))
-
-    tvm_ffi.structural_walk(statement.body, [(tvm.ir.TensorLoad, visit)], order="post")
-    return sorted(found, key=lambda f: f[0])
-
-
-def coefficient(index: tirx.Expr, var: tirx.Var) -> int:
-    """By how much an index moves with ``var``; 0 if it does not, or not evenly."""
-    if any_load(index):
-        return 0
-    terms = detect_linear_equation(index, [var])
-    return int(terms[0]) if terms and isinstance(terms[0], tirx.IntImm) else 0
-
-
-def any_load(index: tirx.Expr) -> bool:
-    """Whether an index comes out of a list."""
-    found = False
-
-    def visit(load: tvm.ir.TensorLoad) -> None:
-        nonlocal found
-        found = True
-
-    tvm_ffi.structural_walk(index, [(tvm.ir.TensorLoad, visit)], order="post")
-    return found
 
 
 def place_before(sch: s_tir.Schedule, found: Parts, strips: int) -> None:

@@ -13,8 +13,8 @@ from targets.gpu import Gpu
 from targets.kernels.blocks import Block, Loop, decide, extent
 from targets.target import Target
 
-WIDTHS = (16, 8, 4, 3, 2)
-"""Elements that OpenCL has vectors of."""
+WIDTHS = (16, 8, 4, 2)
+"""Elements that OpenCL has vectors of; those of three take the memory of four."""
 
 GROUP_OPTIONS = (32, 64, 128, 256)
 """Work items of a group."""
