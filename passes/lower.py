@@ -49,7 +49,7 @@ def lower(model: Model, target: Target) -> Model:
 def grouped_model(model: Model, target: Target) -> Model:
     """The model as kernels of single operators, grouped as relax fuses them."""
     model = use_integers(model, target)[0]
-    model = compute_codes(use_attention_kernels(model))
+    model = compute_codes(use_attention_kernels(model, target))
     model = use_packed_kernels(model, target)
     with target.tvm():
         return replace(model, mod=_GROUP(model.mod))

@@ -11,7 +11,8 @@ from passes.errors import PassError
 from passes.model import Model
 from passes.patterns import AttentionMatch, Flow, shape_of
 from passes.rewrite import Rewriting, rewrite
-from targets.kernels.attention import attention
+from targets.kernels.attention import attention, attention_gpu
+from targets.target import Target
 
 if TYPE_CHECKING:
     from passes.sites import Attention
@@ -20,11 +21,12 @@ MakeKernel = Callable[[int, int, int, int, Sequence[int] | None, float], tirx.Pr
 """From batch, sequence, heads, features of a head, shape of the bias and scale to a kernel."""
 
 
-def use_attention_kernels(model: Model) -> Model:
+def use_attention_kernels(model: Model, target: Target) -> Model:
     """Replace split + reshapes + R.nn.attention + reshape by a call of the attention kernel.
 
     Attention of any other form (cross attention, causal) is left for legalisation.
     """
+    make = attention if target.gpu is None else attention_gpu
     flow = Flow(model)
     matches = {m.o: m for m in flow.attentions() if self_attention(flow, m) is not None}
 
@@ -32,7 +34,7 @@ def use_attention_kernels(model: Model) -> Model:
         match = matches.get(var)
         if match is None:
             return None
-        return attention_call(flow, match, attention, "attention", graph.new, graph.kernel)
+        return attention_call(flow, match, make, "attention", graph.new, graph.kernel)
 
     return rewrite(model, model.weights, edit, name="lower attention")
 

@@ -85,9 +85,14 @@ class Target:
         return 4 if self.architecture == "aarch64" else 2
 
     @property
+    def instructions(self) -> frozenset[str]:
+        """Instruction-set features that kernels may use: none of the host's where a GPU runs them."""
+        return self.features if self.gpu is None else frozenset()
+
+    @property
     def has_vnni(self) -> bool:
         """True if one instruction multiplies uint8 by int8 and adds four products to an int32."""
-        return bool(self.features & {"avx512vnni", "avxvnni"})
+        return bool(self.instructions & {"avx512vnni", "avxvnni"})
 
     @property
     def dot(self) -> str:
@@ -97,29 +102,31 @@ class Target:
         """
         if self.has_vnni:
             return "vnni"
-        if "i8mm" in self.features:
+        if "i8mm" in self.instructions:
             return "usdot"
-        return "sdot" if "dotprod" in self.features else ""
+        return "sdot" if "dotprod" in self.instructions else ""
 
     @property
     def has_tiles(self) -> bool:
         """True if one instruction multiplies tiles of 16 rows of 64 bytes (AMX, int8 and bf16)."""
-        return {"amx-tile", "amx-int8", "amx-bf16"} <= self.features
+        return {"amx-tile", "amx-int8", "amx-bf16"} <= self.instructions
 
     @property
     def has_bf16(self) -> bool:
         """True if one instruction multiplies bfloat16 pairs and adds two products to a float32."""
-        return bool(self.features & {"avx512bf16", "bf16"})
+        return bool(self.instructions & {"avx512bf16", "bf16"})
 
     @property
     def has_fp16(self) -> bool:
         """True if it multiplies and adds float16, twice as many at once as float32."""
+        if self.gpu is not None:
+            return self.gpu.fp16
         return bool(self.features & {"avx512fp16", "fullfp16"})
 
     @property
     def has_sparse_products(self) -> bool:
         """True if one instruction multiplies operands of which 2 of 4 are kept (SME, FEAT_SME_TMOP)."""
-        return "sme-tmop" in self.features
+        return "sme-tmop" in self.instructions
 
     def with_threads(self, threads: int) -> Target:
         """The same target for another number of threads (at least 1)."""

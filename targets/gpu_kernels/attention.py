@@ -1,4 +1,4 @@
-"""The tuning space of attention on a GPU: scores, softmax and mixing of values as three kernels.
+"""The tuning space of attention on a GPU: transposed keys, scores, softmax and mixing of values, a kernel each.
 
 Scores and mixtures are products with register tiles of their own; between them a work group a row makes the
 exponentials and their sum. Scores pass through memory: a work group that kept its rows of them in local memory
@@ -13,9 +13,10 @@ from functools import partial
 
 from tvm import s_tir, tirx
 
+from targets.gpu_kernels.default import bind_nest
 from targets.gpu_kernels.group import across_and_down, bind_tiles
 from targets.gpu_kernels.rows import ITEM_OPTIONS, row_items
-from targets.gpu_kernels.threads import vector_width, vectorize_inner
+from targets.gpu_kernels.threads import group_sizes, vector_width, vectorize_inner
 from targets.gpu_kernels.tile import multiply
 from targets.kernels.attend import named
 from targets.kernels.blocks import (
@@ -38,8 +39,8 @@ ROW_OPTIONS = (1, 2, 4)
 COLUMNS = 8
 """Keys, or features, of a register tile, at most."""
 
-GROUP = 4
-"""Features that are loaded at once of a query and of a key."""
+STEP = 4
+"""Features, or probabilities, of a row that are loaded at once."""
 
 _BLOCKS = {
     "keys", "values", "product", "score", "peak", "exp_in", "exp_power", "exp_rest", "exp", "total", "mixed", "o",
@@ -81,11 +82,11 @@ def schedule_attention(sch: s_tir.Schedule, target: Target, point: Attend) -> No
         )
     block = {name: node.block for name, node in nodes.items()}
     dim = int(written(sch, block["values"]).shape[-1])
-    for name in ("keys", "values"):  # read where they lie
-        sch.compute_inline(block[name])
+    sch.compute_inline(block["values"])  # read where they lie; keys are transposed first
     mix_values(sch, block, dim, point.rows, target)
     softmax_rows(sch, block, point.items)
     score_keys(sch, block, point.rows, target)
+    bind_nest(sch, nodes["keys"], group_sizes(target)[0])
 
 
 def mix_values(
@@ -97,19 +98,17 @@ def mix_values(
     sch.reorder(n, head, i, c)
     overhangs = int(written(sch, block["mixed"]).shape[2]) > extent(sch, i)
     height = rows if overhangs else whole(rows, extent(sch, i))
-    item, (row, column), reduction = tile(
-        sch, block["o"], block["mixed"], [n, head, i, c], height, target
-    )
-    multiply(sch, block["mixed"], item, [row, column], reduction, GROUP)
+    loops = [n, head, i, c]
+    item, tiles, reduction = tile(sch, block["o"], block["mixed"], loops, height, target)
+    multiply(sch, block["mixed"], item, tiles, reduction, STEP)
 
 
 def score_keys(sch: s_tir.Schedule, block: dict[str, Block], rows: int, target: Target) -> None:
     """The products of queries and keys, scaled, biased and masked."""
     loops = list(sch.get_loops(block["score"]))
     height = whole(rows, extent(sch, loops[2]))
-    item, (row, column), (d,) = tile(sch, block["score"], block["product"], loops, height, target)
-    groups, together = sch.split(d, [None, vector_width(extent(sch, d), GROUP)])
-    multiply(sch, block["product"], item, [row, column], [groups, together], 1)
+    item, tiles, reduction = tile(sch, block["score"], block["product"], loops, height, target)
+    multiply(sch, block["product"], item, tiles, reduction, STEP)
 
 
 def whole(rows: int, total: int) -> int:

@@ -116,17 +116,19 @@ def contiguous_reads(
 
 
 def last_indices(statement: s_tir.SBlock, own: tirx.Buffer) -> list[tuple[int, tirx.Expr]]:
-    """(which read of a block, where it reads along the last dimension), its own sums left out."""
-    found: list[tuple[int, tirx.Expr]] = []
+    """(which read of a block, where it reads along the last dimension).
+
+    Left out are its own sums, and what it reads at more than one place: that is no single vector.
+    """
+    found: dict[int, list[tirx.Expr]] = {}
 
     def visit(load: tvm.ir.TensorLoad) -> None:
         for position, read in enumerate(statement.reads):
-            known = any(position == p for p, _ in found)
-            if load.source.same_as(read.source) and not load.source.same_as(own) and not known:
-                found.append((position, load.indices[-1]))
+            if load.source.same_as(read.source) and not load.source.same_as(own):
+                found.setdefault(position, []).append(load.indices[-1])
 
     tvm_ffi.structural_walk(statement.body, [(tvm.ir.TensorLoad, visit)], order="post")
-    return sorted(found, key=lambda f: f[0])
+    return [(position, found[position][0]) for position in sorted(found) if len(found[position]) == 1]
 
 
 def coefficient(index: tirx.Expr, var: tirx.Var) -> int:

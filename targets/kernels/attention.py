@@ -30,15 +30,18 @@ def attention(
     scale: float,
     *,
     short: bool = False,
+    slack: int = ROW_SLACK,
 ) -> tirx.PrimFunc:
     """PrimFunc ``softmax(scale * q k^T + bias) v`` per head; ``short`` takes the coarser exponential.
+
+    ``slack`` is the number of surplus query rows.
 
     ``(qkv f32[batch, seq, 3*heads*dim](, bias f32[batch|1, heads|1, seq|1, seq]))
     -> o f32[batch, seq, heads*dim]``; qkv holds all q, then all k, then all v, each head-major.
     """
     width = heads * dim
     padded = -(-seq // KEY_MULTIPLE) * KEY_MULTIPLE
-    rows = seq if seq == 1 else seq + ROW_SLACK
+    rows = seq if seq == 1 else seq + slack
     qkv = te.placeholder(dims(batch, seq, 3 * width), "float32", name="qkv")
     bias = te.placeholder(dims(*bias_shape), "float32", name="bias") if bias_shape else None
     d, a, b, t = axis(dim, "d"), axis(padded, "a"), axis(padded, "b"), axis(seq, "t")
@@ -104,3 +107,10 @@ def attention_short(
 ) -> tirx.PrimFunc:
     """`attention` with the coarser exponential: every weight of a value within 1.1 % of what it was."""
     return attention(batch, seq, heads, dim, bias_shape, scale, short=True)
+
+
+def attention_gpu(
+    batch: int, seq: int, heads: int, dim: int, bias_shape: Sequence[int] | None, scale: float
+) -> tirx.PrimFunc:
+    """`attention` with whole tiles of 4 query rows and no more: on a GPU all surplus ones are computed."""
+    return attention(batch, seq, heads, dim, bias_shape, scale, slack=-seq % 4)
