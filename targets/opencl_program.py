@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tvm
@@ -183,6 +183,17 @@ def excesses(made: Program, target: Target) -> list[str]:
         if launch.local_bytes > gpu.local_bytes:
             found.append(f"{launch.kernel}: {launch.local_bytes} bytes of {gpu.local_bytes}")
     return found
+
+
+def in_float32(made: Program) -> Program:
+    """The same kernels with float32 in place of float16, for devices that lack it.
+
+    It computes at the same places in the same order; what float16 rounds is left unrounded.
+    """
+    lines = [line for line in made.source.splitlines() if not line.startswith(("#", "  #error"))]
+    source = re.sub(r"\b(convert_|as_)?half(\d*)\b", r"\1float\2", "\n".join(lines))
+    arrays = [replace(a, dtype="float32") if a.dtype == "float16" else a for a in made.arrays]
+    return replace(made, source=source, arrays=tuple(arrays))
 
 
 def arguments(made: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 
 import numpy as np
 from tvm import s_tir, tirx
@@ -43,6 +44,12 @@ ROW_OPTIONS = (1, 2, 3, 4, 5, 6, 7, 8)
 FREE_REGISTERS: dict[Family, int] = {"mali": 54, "adreno": 84, "opencl": 84}
 """32-bit registers of a work item for sums and operands. Mali's compiler has 64 and spills beyond (Arm, Mali
 Offline Compiler User Guide); Adreno's are not published: what leaves room for several waves of 128."""
+
+LOAD = 2.0
+"""What loading a number costs, in multiply-adds."""
+
+USUAL_UNITS, ITEMS_OF_UNIT = 4, 256
+"""Compute units of a GPU that does not say how many it has, and the work items that keep one busy."""
 
 STRIPS_FIRST, STRIPS_INLINE = 1, 0
 STRIP_OPTIONS = (STRIPS_FIRST, STRIPS_INLINE)
@@ -108,7 +115,7 @@ def product_tiles(func: tirx.PrimFunc, target: Target) -> list[ProductTile]:
     """The points of the space, the best guess first.
 
     A tile of r rows by n outputs loads r + n numbers for r n multiply-adds, so that more rows are better until
-    registers run out, or until rows are left over.
+    registers run out, rows are left over, or too few work items keep the GPU busy.
     """
     sch = new_schedule(func)
     found = parts(sch)
@@ -117,7 +124,13 @@ def product_tiles(func: tirx.PrimFunc, target: Target) -> list[ProductTile]:
     total, others = lead[found.at], lead[1] if found.image else 1
     steps = {r: step_that_fits(r, nb, func, target) for r in ROW_OPTIONS}
     fitting = [r for r in ROW_OPTIONS if r <= min(total, ROW_SLACK + 1) and steps[r]]
-    fitting.sort(key=lambda r: -(-total // r) * r * (1 / r + 1 / nb))
+    other_tiles = prod(lead[:-1]) // total * blocks
+
+    def cost(rows: int) -> float:
+        items = other_tiles * -(-total // rows)
+        return (rows * nb + LOAD * (rows + nb)) * max(1.0, items / busy_items(target))
+
+    fitting.sort(key=cost)
     points = []
     for number, r in enumerate(fitting[:3]):
         shapes = across_and_down(blocks, others * -(-total // r), target)
@@ -128,6 +141,12 @@ def product_tiles(func: tirx.PrimFunc, target: Target) -> list[ProductTile]:
     if any(is_strip(sch, node) for node in found.before):
         points.append(replace(best, strips=STRIPS_INLINE))
     return points
+
+
+def busy_items(target: Target) -> int:
+    """Work items that it takes to keep all of a GPU busy: a few waves on each unit."""
+    gpu = gpu_of(target)
+    return (gpu.units or USUAL_UNITS) * ITEMS_OF_UNIT
 
 
 def step_that_fits(rows: int, nb: int, func: tirx.PrimFunc, target: Target) -> int:
