@@ -7,7 +7,7 @@ so that they share what they read in the caches; the packed block gives each of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -19,7 +19,7 @@ from targets.gpu import Family
 from targets.gpu_kernels.default import bind_nest
 from targets.gpu_kernels.group import across_and_down, bind_tiles
 from targets.gpu_kernels.threads import gpu_of, vectorize_inner
-from targets.gpu_kernels.tile import STEP_OPTIONS, clear, multiply, vectorize_loop
+from targets.gpu_kernels.tile import STEP_OPTIONS, clear, multiply, reads_groups, vectorize_loop
 from targets.kernels.blocks import (
     Block,
     Loop,
@@ -122,7 +122,9 @@ def product_tiles(func: tirx.PrimFunc, target: Target) -> list[ProductTile]:
     lead = [extent(sch, loop) for loop in sch.get_loops(found.rest[-1].block)]
     *_, blocks, nb = (int(d) for d in written(sch, found.anchor.block).shape)
     total, others = lead[found.at], lead[1] if found.image else 1
-    steps = {r: step_that_fits(r, nb, func, target) for r in ROW_OPTIONS}
+    inputs = inputs_in_a_row(sch, found)
+    options = [s for s in STEP_OPTIONS if inputs % s == 0]
+    steps = {r: step_that_fits(options, r, nb, func, target) for r in ROW_OPTIONS}
     fitting = [r for r in ROW_OPTIONS if r <= min(total, ROW_SLACK + 1) and steps[r]]
     other_tiles = prod(lead[:-1]) // total * blocks
 
@@ -137,7 +139,7 @@ def product_tiles(func: tirx.PrimFunc, target: Target) -> list[ProductTile]:
         for across, down in shapes[: 3 if number == 0 else 1]:
             points.append(ProductTile(r, across, down, steps[r]))
     best = points[0]
-    points += [replace(best, step=step) for step in STEP_OPTIONS if step < best.step]
+    points += [replace(best, step=step) for step in options if step < best.step]
     if any(is_strip(sch, node) for node in found.before):
         points.append(replace(best, strips=STRIPS_INLINE))
     return points
@@ -149,12 +151,22 @@ def busy_items(target: Target) -> int:
     return (gpu.units or USUAL_UNITS) * ITEMS_OF_UNIT
 
 
-def step_that_fits(rows: int, nb: int, func: tirx.PrimFunc, target: Target) -> int:
+def inputs_in_a_row(sch: s_tir.Schedule, found: Parts) -> int:
+    """Steps of the innermost loop over inputs."""
+    short = [n for n in found.before if n.reduces and reads_whole(sch, n, found.anchor.block)]
+    block = short[0].block if short else found.anchor.block
+    along = [a for a in sch.get(block).iter_vars if a.iter_type == tirx.IterVar.CommReduce]
+    return int(along[-2 if reads_groups(sch, block) else -1].dom.extent)
+
+
+def step_that_fits(
+    options: Sequence[int], rows: int, nb: int, func: tirx.PrimFunc, target: Target
+) -> int:
     """The most inputs to load at once beside the sums of a tile; 0 if these alone fill the registers."""
     size = min(np.dtype(str(p.ty.dtype)).itemsize for p in func.params)
     narrow = size / 4 if size == 2 else 1.0  # two float16 share a register
     free = FREE_REGISTERS[gpu_of(target).family] - rows * nb
-    return max((s for s in STEP_OPTIONS if s * (nb + 1) * narrow <= free), default=0)
+    return max((s for s in options if s * (nb + 1) * narrow <= free), default=0)
 
 
 def is_strip(sch: s_tir.Schedule, node: Node) -> bool:

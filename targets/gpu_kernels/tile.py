@@ -91,11 +91,25 @@ def is_serial(sch: s_tir.Schedule, loop: Loop) -> bool:
 def read_ahead(sch: s_tir.Schedule, block: Block, row: Loop, step: Loop) -> None:
     """Load the weights of one step, and the inputs of one row of it, as vectors into registers."""
     for position, where in contiguous_reads(sch, block, row, step):
-        copy = sch.cache_read(block, position, "local", consumer_blocks=[block])
-        sch.compute_at(copy, where, preserve_unit_loops=True)
+        if where is row and not constant(sch.copy(), block, position, where):
+            continue
+        copy = copy_at(sch, block, position, where)
         for loop in loops_under(sch, copy, where)[:-1]:
             sch.unroll(loop)
         vectorize_inner(sch, copy)
+
+
+def copy_at(sch: s_tir.Schedule, block: Block, position: int, where: Loop) -> Block:
+    """Copy what a block reads into registers, in each step of the loop ``where``."""
+    copy = sch.cache_read(block, position, "local", consumer_blocks=[block])
+    sch.compute_at(copy, where, preserve_unit_loops=True)
+    return copy
+
+
+def constant(trial: s_tir.Schedule, block: Block, position: int, where: Loop) -> bool:
+    """Whether TVM sees that such a copy has a fixed size; in strips of images it does not always."""
+    loops = loops_under(trial, copy_at(trial, block, position, where), where)
+    return all(isinstance(trial.get(loop).extent, tirx.IntImm) for loop in loops)
 
 
 def contiguous_reads(
