@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from codesign.prepare import Prepared
     from passes.model import Model
+    from passes.sites import Linear
     from targets.target import Target
 
 Array = NDArray[Any]
@@ -130,7 +131,7 @@ def compressed(prepared: Prepared, target: Target, form: str) -> Model:
     from passes.formats import Solved
     from passes.sparse import Sparse, choices
 
-    layers = []
+    layers: list[tuple[Linear, Solved]] = []
     for site in prepared.sites.linears:
         if choices(site, target)[0] and len(layers) < MOST_SPARSE:
             weight = np.asarray(prepared.model.weights[site.weight], np.float32)
@@ -206,7 +207,9 @@ def deviation(got: Array, wanted: Array) -> float:
     g, w = got.astype(np.float64), wanted.astype(np.float64)
     if (np.isnan(g) != np.isnan(w)).any():
         return math.inf
-    return float(np.nanmax(np.abs(g - w), initial=0.0) / max(np.nanmax(np.abs(w), initial=0.0), 1e-30))
+    return float(
+        np.nanmax(np.abs(g - w), initial=0.0) / max(np.nanmax(np.abs(w), initial=0.0), 1e-30)
+    )
 
 
 def draw(func: tirx.PrimFunc, seed: int = 0) -> list[Array]:
@@ -245,7 +248,9 @@ def on_processor(func: tirx.PrimFunc, inputs: Sequence[Array]) -> list[Array]:
 def report(title: str, rows: Iterator[Row]) -> int:
     """Print the table of one model; the number of kernels that are wrong."""
     print(f"\n{title}")
-    print(f"{'kernel':36} {'calls':>5} {'starts':>6} {'groups':>7} {'items':>9} {'local':>6}  error")
+    print(
+        f"{'kernel':36} {'calls':>5} {'starts':>6} {'groups':>7} {'items':>9} {'local':>6}  error"
+    )
     done = []
     for row in rows:
         done.append(row)

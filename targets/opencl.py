@@ -1,8 +1,8 @@
 """How code for OpenCL is made: the target as TVM knows it, and what its code generator needs done before.
 
 TVM 0.27 prints float constants with seven digits, too few for some float32, names of variables as they are,
-and `exp` and others under names that are none; it knows no vectors of reinterpreted bits. All of that is put right here,
-once, for every kernel.
+and `exp` and others under names that are none; it knows no vectors of reinterpreted bits. All of that is put
+right here, once, for every kernel.
 """
 
 from __future__ import annotations
@@ -65,8 +65,7 @@ def opencl_target(target: Target) -> tvm.target.Target:
     return tvm.target.Target(made)
 
 
-@tvm.transform.module_pass(opt_level=0, name="codesign.printable")
-def printable(mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
+def printable(mod: tvm.IRModule) -> tvm.IRModule:
     """Kernels with what the code generator prints wrongly said in another way.
 
     Float32 constants that seven digits do not tell are given by their bits; variables get names that C allows,
@@ -102,7 +101,8 @@ def _printable(func: tirx.PrimFunc) -> tirx.PrimFunc:
 
 def _finished() -> tvm.transform.Pass:
     """The last passes over kernels: TVM's own, then `printable`."""
-    return tvm.transform.Sequential([_finish_kernels(), printable])
+    last = tvm.transform.module_pass(lambda mod, _: printable(mod), opt_level=0, name=PIPELINE)
+    return tvm.transform.Sequential([_finish_kernels(), last])
 
 
 PIPELINE = "codesign.opencl"
@@ -126,9 +126,7 @@ def _reinterpreted(call: tvm.ir.Call) -> tirx.Expr:
 
 def _by_name(call: tvm.ir.Call) -> tirx.Expr:
     """A function that OpenCL C has under the same name, of vectors too."""
-    return tirx.call_pure_extern(
-        str(call.ty.dtype), call.op.name.removeprefix("tirx."), *call.args
-    )
+    return tirx.call_pure_extern(str(call.ty.dtype), call.op.name.removeprefix("tirx."), *call.args)
 
 
 _LEVEL = 100  # above TVM's own rules

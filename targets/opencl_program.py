@@ -18,7 +18,6 @@ from tvm.ir.instrument import pass_instrument
 from targets.codegen import compile_functions
 from targets.target import Target
 
-_DIMENSIONS = ("x", "y", "z")
 _LOCAL = re.compile(r"__local\s+(\w+?)(\d*)\s+(\w+)\[(\d+)\]")
 _BYTES = {"char": 1, "uchar": 1, "bool": 1, "short": 2, "ushort": 2, "half": 2, "int": 4, "uint": 4, "float": 4,
           "long": 8, "ulong": 8, "double": 8}  # fmt: skip
@@ -151,13 +150,16 @@ class _Reader:
         first, *rest = call.args
         arrays = rest[: len(rest) - len(params)]
         extents = {p: int(e) for p, e in zip(params, rest[len(arrays) :], strict=True)}
-        groups, items = (
-            tuple(extents.get(f"{kind}Idx.{d}", 1) for d in _DIMENSIONS)
-            for kind in ("block", "thread")
-        )
+        groups, items = (_three(extents, kind) for kind in ("block", "thread"))
         name = str(first.value)
         numbers = tuple(self._number(a) for a in arrays)
         self.launches.append(Launch(name, numbers, groups, items, self.local.get(name, 0)))
+
+
+def _three(extents: dict[str, int], kind: str) -> tuple[int, int, int]:
+    """Extents in x, y and z of ``block`` or ``thread``."""
+    x, y, z = (extents.get(f"{kind}Idx.{d}", 1) for d in "xyz")
+    return x, y, z
 
 
 def local_memory(source: str) -> dict[str, int]:

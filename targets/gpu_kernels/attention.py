@@ -166,9 +166,7 @@ def softmax_rows(sch: s_tir.Schedule, block: dict[str, Block], items: int) -> No
     share_in_order(sch, along, items, 1)
 
 
-def share_in_order(
-    sch: s_tir.Schedule, loop: Loop, items: int, width: int
-) -> tuple[Loop, Loop]:
+def share_in_order(sch: s_tir.Schedule, loop: Loop, items: int, width: int) -> tuple[Loop, Loop]:
     """Share a loop among work items, ``width`` neighbouring steps to each: (items, their steps)."""
     _, item, lanes = sch.split(loop, [None, items, width])
     sch.bind(item, "threadIdx.x")

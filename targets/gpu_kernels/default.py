@@ -13,7 +13,13 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
-from targets.gpu_kernels.threads import bind_flat, group_sizes, has_truth_values, vector_width, vectorize_inner
+from targets.gpu_kernels.threads import (
+    bind_flat,
+    group_sizes,
+    has_truth_values,
+    vector_width,
+    vectorize_inner,
+)
 from targets.kernels.blocks import Block, Loop, Node, bring, extent, flow, new_schedule, reason
 from targets.kernels.default import inline_elementwise, uses
 from targets.target import Target
@@ -77,9 +83,7 @@ def home_of(sch: s_tir.Schedule, node: Node, homes: dict[int, Loop]) -> Loop | N
 
 def elements(sch: s_tir.Schedule, block: Block) -> int:
     """Values that a block computes: those of its domain, wherever it is computed."""
-    return prod(
-        int(a.dom.extent) for a in sch.get(block).iter_vars if a.iter_type != _REDUCTION
-    )
+    return prod(int(a.dom.extent) for a in sch.get(block).iter_vars if a.iter_type != _REDUCTION)
 
 
 def spatial_rank(sch: s_tir.Schedule, node: Node) -> int:
@@ -100,14 +104,20 @@ def bind_nest(sch: s_tir.Schedule, node: Node, items: int) -> Loop:
         return bind_flat(sch, [sch.add_unit_loop(loops[0] if loops else node.block)], items)
     sch.reorder(*spatial, *reduction)
     width = 1
-    if not reduction and not has_truth_values(sch, node.block) and walks_along(sch, node.block, axes[-1].var):
+    if (
+        not reduction
+        and not has_truth_values(sch, node.block)
+        and walks_along(sch, node.block, axes[-1].var)
+    ):
         width = vector_width(extent(sch, spatial[-1]))
     if width > 1:
         rest, lanes = sch.split(spatial.pop(), [None, width])
         sch.vectorize(lanes)
         spatial.append(rest)
     home = bind_flat(sch, spatial, items)
-    if reduction and len(sch.get(node.block).writes) == 1:  # the sum stays in a register while it grows
+    if (
+        reduction and len(sch.get(node.block).writes) == 1
+    ):  # the sum stays in a register while it grows
         sch.reverse_compute_at(sch.cache_write(node.block, 0, "local"), home)
     return home
 

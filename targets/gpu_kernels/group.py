@@ -17,7 +17,9 @@ USUAL = 64
 """Work items of a group that suit every mobile GPU: a wave of Adreno, four warps of Mali."""
 
 
-def across_and_down(blocks: int, rows: int, target: Target, limit: int = 4) -> list[tuple[int, int]]:
+def across_and_down(
+    blocks: int, rows: int, target: Target, limit: int = 4
+) -> list[tuple[int, int]]:
     """Shapes of work groups for ``blocks`` by ``rows`` tiles, the best guess first.
 
     Items that have no tile cost as much as others; groups far from USUAL cost a little, and so does a

@@ -5,6 +5,7 @@ from __future__ import annotations
 from targets.gpu_kernels.attention import attention_space
 from targets.gpu_kernels.default import default_schedule
 from targets.gpu_kernels.depthwise import depthwise
+from targets.gpu_kernels.pattern import pattern_space
 from targets.gpu_kernels.product import products
 from targets.gpu_kernels.rows import row_space
 from targets.kernels import (
@@ -14,6 +15,7 @@ from targets.kernels import (
     conv_depthwise,
     conv_fp16,
     conv_int8,
+    conv_pattern,
     conv_sparse,
     conv_sparse_int8,
     linear,
@@ -37,6 +39,7 @@ _PRODUCTS = (
 _BY_FAMILY: dict[str, Space] = {
     **{family.FAMILY_NAME: products for family in _PRODUCTS},
     conv_depthwise.FAMILY_NAME: depthwise,
+    conv_pattern.FAMILY_NAME: pattern_space,
     attention.FAMILY_NAME: attention_space,
     norm.FAMILY_NAME: row_space,
     softmax.FAMILY_NAME: row_space,

@@ -142,7 +142,9 @@ def last_indices(statement: s_tir.SBlock, own: tirx.Buffer) -> list[tuple[int, t
                 found.setdefault(position, []).append(load.indices[-1])
 
     tvm_ffi.structural_walk(statement.body, [(tvm.ir.TensorLoad, visit)], order="post")
-    return [(position, found[position][0]) for position in sorted(found) if len(found[position]) == 1]
+    return [
+        (position, found[position][0]) for position in sorted(found) if len(found[position]) == 1
+    ]
 
 
 def coefficient(index: tirx.Expr, var: tirx.Var) -> int:

@@ -23,7 +23,21 @@ def pooled(kind):
     return lambda x: topi.nn.pool2d(x, [3, 3], [2, 2], [1, 1], [1, 1, 1, 1], kind, layout="NHWC")
 
 
-UNARY = ["exp", "log", "tanh", "erf", "sqrt", "rsqrt", "sigmoid", "sin", "cos", "tan", "atan", "floor", "round"]
+UNARY = [
+    "exp",
+    "log",
+    "tanh",
+    "erf",
+    "sqrt",
+    "rsqrt",
+    "sigmoid",
+    "sin",
+    "cos",
+    "tan",
+    "atan",
+    "floor",
+    "round",
+]
 OTHERS = {
     "sum of rows": (lambda x: topi.sum(x, axis=-1), lambda x: x.sum(-1)),
     "sum of columns": (lambda x: topi.sum(x, axis=0), lambda x: x.sum(0)),

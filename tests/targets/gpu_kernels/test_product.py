@@ -46,9 +46,7 @@ def test_the_epilogue_is_fused(run_gpu, close, gpu):
     bias, residual = np.linspace(-2, 2, n, dtype=np.float32), arrays(lead, n, 1, 1)[0]
     z = product(x, w) + bias
     wanted = z * 0.5 * (1 + erf(z / np.sqrt(2))) + residual
-    func = with_epilogue(
-        dense(lead, k, n, gpu.block), bias=True, activation="gelu", residual=True
-    )
+    func = with_epilogue(dense(lead, k, n, gpu.block), bias=True, activation="gelu", residual=True)
     for (y,) in run_gpu(func, gpu, [x, pack_dense(w, gpu.block), bias, residual]):
         close(y, wanted)
 
@@ -146,9 +144,7 @@ def test_weight_only(run_gpu, close, gpu, form):
 
 
 @settings(max_examples=8, deadline=None)
-@given(
-    rows=st.integers(1, 70), k=st.integers(1, 40), n=st.integers(1, 90), batch=st.integers(1, 3)
-)
+@given(rows=st.integers(1, 70), k=st.integers(1, 40), n=st.integers(1, 90), batch=st.integers(1, 3))
 def test_any_shape(run_gpu, close, rows, k, n, batch):
     target = find("mali")
     x, w = arrays((batch, rows), k, n, seed=rows)

@@ -61,5 +61,7 @@ def test_sums_over_work_items_are_read_by_all_before_anything_takes_their_place(
     source = program(schedules(layer_norm((2, 13, 256), 1e-5), gpu)[0], gpu).source
     writes = [line for line in source.splitlines() if "red_buf" in line.partition("=")[0]]
     assert writes
-    assert all("red_buf" in w.partition("=")[2] or "in_thread" in w.partition("=")[2] for w in writes)
+    assert all(
+        "red_buf" in w.partition("=")[2] or "in_thread" in w.partition("=")[2] for w in writes
+    )
     assert not any("* " in w.partition("=")[2].partition("red_buf")[2] for w in writes)
