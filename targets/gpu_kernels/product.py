@@ -19,7 +19,15 @@ from targets.gpu import Family
 from targets.gpu_kernels.default import bind_nest
 from targets.gpu_kernels.group import across_and_down, bind_tiles
 from targets.gpu_kernels.threads import gpu_of, vectorize_inner
-from targets.gpu_kernels.tile import STEP_OPTIONS, clear, multiply, reads_groups, vectorize_loop
+from targets.gpu_kernels.tile import (
+    STAGED_LANES,
+    STEP_OPTIONS,
+    Staging,
+    clear,
+    multiply,
+    reads_groups,
+    vectorize_loop,
+)
 from targets.kernels.blocks import (
     Block,
     Loop,
@@ -55,6 +63,8 @@ STRIPS_FIRST, STRIPS_INLINE = 1, 0
 STRIP_OPTIONS = (STRIPS_FIRST, STRIPS_INLINE)
 """Padded strips of an image are made by a kernel of their own, or padding is computed with each read."""
 
+STAGED_OPTIONS = (0, 16, 32)
+
 
 @dataclass(frozen=True)
 class ProductTile:
@@ -65,6 +75,7 @@ class ProductTile:
         across, down: work items of a group along blocks of outputs, and along rows.
         step: inputs that are loaded at once.
         strips: one of STRIP_OPTIONS.
+        staged: one of STAGED_OPTIONS, inputs that a group stages in local memory at a time; 0 for none.
     """
 
     rows: int
@@ -72,6 +83,7 @@ class ProductTile:
     down: int
     step: int = 4
     strips: int = STRIPS_FIRST
+    staged: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,7 +154,30 @@ def product_tiles(func: tirx.PrimFunc, target: Target) -> list[ProductTile]:
     points += [replace(best, step=step) for step in options if step < best.step]
     if any(is_strip(sch, node) for node in found.before):
         points.append(replace(best, strips=STRIPS_INLINE))
+    if gpu_of(target).family != "mali" and not found.before and not found.image:
+        points += staged_tiles(sch, found, points[:5], total, inputs)
     return points
+
+
+def staged_tiles(
+    sch: s_tir.Schedule, found: Parts, points: Sequence[ProductTile], rows: int, inputs: int
+) -> list[ProductTile]:
+    """The first tile whose groups are all whole ones, with its inputs staged; on Mali local memory is no faster."""
+    anchor = sch.get(found.anchor.block)
+    blocks = int(written(sch, found.anchor.block).shape[-2])
+    listed = any(str(r.source.dtype) == "int32" for r in anchor.reads)
+    if listed or reads_groups(sch, found.anchor.block):
+        return []
+    for point in points:
+        whole = rows % (point.rows * point.down) == 0 and blocks % point.across == 0
+        lengths = [
+            n
+            for n in STAGED_OPTIONS[1:]
+            if inputs % n == 0 and point.rows * n % (point.across * STAGED_LANES) == 0
+        ]
+        if whole and lengths:
+            return [replace(point, staged=n) for n in lengths]
+    return []
 
 
 def busy_items(target: Target) -> int:
@@ -196,12 +231,16 @@ def tile_product(sch: s_tir.Schedule, tile: ProductTile) -> None:
         vectorize_inner(sch, node.block)
     sch.unroll(ri)
     vectorize_inner(sch, last)
-    place_product(sch, found, sums, item, tile.step)
+    place_product(sch, found, sums, item, tile)
     place_before(sch, found, tile.strips)
 
 
 def place_product(
-    sch: s_tir.Schedule, found: Parts, sums: tuple[list[Loop], list[Loop]], item: Loop, step: int
+    sch: s_tir.Schedule,
+    found: Parts,
+    sums: tuple[list[Loop], list[Loop]],
+    item: Loop,
+    point: ProductTile,
 ) -> None:
     """Order the loops of the product, brought into a work item; with it go sums over short stretches."""
     anchor = found.anchor.block
@@ -209,7 +248,9 @@ def place_product(
     spatial, reduction = sums
     tile = spatial[-3:]
     if not short:
-        multiply(sch, anchor, item, tile, reduction, step)
+        decide(sch, STAGED_OPTIONS, point.staged)
+        staging = Staging(point.staged, point.across, point.down) if point.staged else None
+        multiply(sch, anchor, item, tile, reduction, point.step, staging)
         return
     if len(short) > 1:
         raise UnsuitedError("a product of more than one kind of sums")
@@ -222,7 +263,7 @@ def place_product(
     inner, shorter = bring(sch, short[0].block, reduction[-1])
     if not ends_alike(written(sch, short[0].block), written(sch, anchor)):
         del inner[-2]  # the group of a coded weight, between blocks and outputs
-    multiply(sch, short[0].block, reduction[-1], inner[-3:], shorter, step)
+    multiply(sch, short[0].block, reduction[-1], inner[-3:], shorter, point.step)
 
 
 def ends_alike(longer: tirx.Buffer, shorter: tirx.Buffer) -> bool:

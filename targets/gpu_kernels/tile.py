@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import tvm
 import tvm_ffi
@@ -10,13 +11,30 @@ from tvm import s_tir, tirx
 from tvm.sym import detect_linear_equation
 
 from targets.gpu_kernels.threads import vector_width, vectorize_inner
-from targets.kernels.blocks import Block, Loop, decide, extent, loops_under, written
+from targets.kernels.blocks import Block, Loop, UnsuitedError, decide, extent, loops_under, written
 from targets.kernels.default import uses
 
 STEP_OPTIONS = (1, 2, 4)
 """Inputs that are loaded at once."""
 
 MOST_UNROLLED = 16
+
+STAGED_LANES = 4
+"""Inputs that a work item copies to local memory at once."""
+
+
+@dataclass(frozen=True)
+class Staging:
+    """A work group copies the inputs of its rows to local memory, a stretch at a time, before it computes with them.
+
+    Attributes:
+        inputs: of a stretch.
+        across, down: work items of the group.
+    """
+
+    inputs: int
+    across: int
+    down: int
 
 
 def multiply(
@@ -26,6 +44,7 @@ def multiply(
     tile: Sequence[Loop],
     reduction: Sequence[Loop],
     step: int,
+    staging: Staging | None = None,
 ) -> None:
     """Order the loops of a product: inputs outside, the tile of rows and outputs inside.
 
@@ -34,14 +53,20 @@ def multiply(
         tile: its loops over rows, then those over outputs.
         reduction: its loops over inputs; the last of several may be that of a group that lies together.
         step: inputs to load at once, if they are so many.
+        staging: how inputs are staged; every group must be a whole one then, or some items miss a barrier.
     """
     row, *columns = tile
     grouped = reads_groups(sch, block)
     *outer, k = reduction[:-1] if grouped else reduction
+    if staging is not None:
+        stretch, k = sch.split(k, [None, staging.inputs])
+        outer = [*outer, stretch]
     size = decide(sch, STEP_OPTIONS, step)
     ko, ki = sch.split(k, [None, size if extent(sch, k) % step == 0 else 1])
     group = list(reduction[-1:]) if grouped else []
     sch.reorder(*outer, ko, row, ki, *columns, *group)
+    if staging is not None:
+        stage(sch, block, outer[-1], row, staging)
     read_ahead(sch, block, row, ko)
     for loop in (row, ki, *columns[:-1], *group):
         sch.unroll(loop)
@@ -50,6 +75,20 @@ def multiply(
     else:
         vectorize_loop(sch, columns[-1])
     clear(sch, block, inside, (outer or [ko])[0])
+
+
+def stage(sch: s_tir.Schedule, block: Block, stretch: Loop, row: Loop, staging: Staging) -> None:
+    """Copy what the rows of a work group read in one ``stretch`` to local memory, all its items together."""
+    positions = [p for p, where in contiguous_reads(sch, block, row, stretch) if where is row]
+    if len(positions) != 1:
+        raise UnsuitedError("inputs that do not lie in the order of the sum")
+    copy = sch.cache_read(block, positions[0], "shared", consumer_blocks=[block])
+    sch.compute_at(copy, stretch, preserve_unit_loops=True)
+    whole = sch.fuse(*loops_under(sch, copy, stretch))
+    _, down, across, lanes = sch.split(whole, [None, staging.down, staging.across, STAGED_LANES])
+    sch.bind(down, "threadIdx.y")
+    sch.bind(across, "threadIdx.x")
+    sch.vectorize(lanes)
 
 
 def reads_groups(sch: s_tir.Schedule, block: Block) -> bool:

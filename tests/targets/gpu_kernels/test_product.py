@@ -17,6 +17,8 @@ from targets.kernels.linear_int8 import dense_int8, pack_int8
 from targets.kernels.linear_sparse import pack_sparse, sparse
 from targets.kernels.linear_sparse_int8 import pack_sparse_int8, sparse_int8
 from targets.kernels.linear_weight_only import Codes, pack_weight_only, weight_only
+from targets.kernels.spaces import schedules
+from targets.opencl_program import program
 from targets.target import find
 
 CASES = [((1,), 30, 35), ((13,), 67, 50), ((2, 17), 52, 100), ((2, 1), 9, 1), ((3, 64), 32, 64)]
@@ -160,3 +162,19 @@ def test_tiles_are_tall_where_there_is_work_and_low_where_items_would_idle():
     assert many.rows >= 4
     assert few.rows == 1
     assert all(p.rows * 8 + p.step * 9 <= 54 for p in [many, few]), "registers of a Mali"
+
+
+def test_groups_stage_inputs_in_local_memory_where_all_of_them_are_whole(run_gpu, close):
+    adreno, mali = find("adreno"), find("mali")
+    lead, k, n = (2, 128), 64, 256
+    func = dense(lead, k, n, adreno.block)
+    staged = [tile.staged for tile in product_tiles(func, adreno)]
+    assert staged[-2:] == [16, 32]
+    assert not any(tile.staged for tile in product_tiles(func, mali))
+    ragged = dense((2, 127), k, n, adreno.block)
+    assert not any(tile.staged for tile in product_tiles(ragged, adreno))
+    x, w = arrays(lead, k, n)
+    sources = [program(sch, adreno).source for sch in schedules(func, adreno)]
+    assert ["barrier" in source for source in sources] == [length > 0 for length in staged]
+    for (y,) in run_gpu(func, adreno, [x, pack_dense(w, adreno.block)], every=True):
+        close(y, product(x, w))
