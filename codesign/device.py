@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 
 from codesign.frozen import canonical
 from codesign.measurement import Protocol
@@ -22,6 +23,7 @@ def this_device() -> str:
 
 def target_key(target: Target) -> str:
     """Everything of a target that decides the code made for it, as canonical text."""
+    gpu = {} if target.gpu is None else {"gpu": asdict(target.gpu)}
     return canonical(
         {
             "kind": target.kind,
@@ -29,6 +31,7 @@ def target_key(target: Target) -> str:
             "features": sorted(target.features),
             "block": target.block,
             "threads": target.threads,
+            **gpu,
         }
     )
 

@@ -82,7 +82,7 @@ def program(scheduled: s_tir.Schedule | tirx.PrimFunc, target: Target) -> Progra
     """Compile a scheduled function of static shapes for an OpenCL target.
 
     Raises:
-        tvm.error.TVMError: the code generator refuses it, as where a loop is bound to no thread.
+        TargetError: it does something outside of work items.
     """
     func = scheduled.mod["main"] if isinstance(scheduled, s_tir.Schedule) else scheduled
     mod = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})

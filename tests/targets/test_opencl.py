@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -98,10 +99,12 @@ def test_the_lowest_float_stays_what_a_maximum_starts_from():
     assert f"as_float({bits})" in source(func)
 
 
-def test_names_of_weights_become_names_of_c():
-    code = source(over(lambda v: -v, name="layer.0/query+key"))
-    assert "+key" not in code
-    assert "layer_0_query_key" in code
+@pytest.mark.parametrize("name", ["layer.0/query+key", "0.weight", "x-y"])
+def test_names_of_weights_become_names_of_c(name):
+    code = source(over(lambda v: -v, name=name))
+    assert name not in code
+    (parameter,) = set(re.findall(r"restrict (\w*v0_\w*)", code))
+    assert re.fullmatch(r"v0_(layer_0_query_key|0_weight|x_y)_ptr", parameter)
 
 
 def test_bits_are_reinterpreted_in_vectors():

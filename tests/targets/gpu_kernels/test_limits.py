@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import s_tir
 
-from targets.gpu_kernels.default import has_threads
+from targets.gpu_kernels.bound import is_bound
 from targets.gpu_kernels.group import across_and_down
 from targets.gpus import GENERIC
 from targets.kernels.attention import attention_gpu
@@ -45,7 +45,7 @@ def test_every_family_is_bound_to_work_items_within_the_limits(caplog, family, n
     scripts = {sch.mod.script() for sch in found}
     assert len(scripts) == len(found), "a schedule was made twice"
     for sch in found:
-        assert has_threads(sch.mod["main"])
+        assert is_bound(sch.mod["main"])
         assert "T.parallel" not in sch.mod.script()
         code = program(sch, target)
         assert code.launches
