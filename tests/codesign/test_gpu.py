@@ -17,7 +17,9 @@ from codesign.pipeline import compile_model
 from codesign.worker.building import build_kernels, build_model
 from passes.int8 import lacks_dot_product
 from passes.lower import lower
+from passes.tokens import keep_tokens
 from targets.gpu_kernels.bound import is_bound
+from targets.kernels.blocks import flow, new_schedule
 from targets.kernels.spaces import schedules
 from targets.link import Linker
 from targets.pocl import lacking
@@ -85,3 +87,13 @@ def test_two_gpus_have_measurements_of_their_own():
 
 def test_int8_is_refused_with_the_reason():
     assert "gain nothing on its GPU" in str(lacks_dot_product(find("mali")))
+
+
+def test_tokens_are_merged_by_the_kernel_of_the_target(encoder):
+    small = encoder(layers=2, batch=1, seq=16)
+    second = small.sites.layers[1]
+    for name, hand_written in (("adreno", False), ("aarch64", True)):
+        shorter, _ = keep_tokens(small.model, small.sites.layers, {second.name: 8}, find(name))
+        lowered = lower(shorter, find(name))
+        (func,) = [k.func for k in kernels(lowered) if k.name == "merge_tokens"]
+        assert (not flow(new_schedule(func))) == hand_written
