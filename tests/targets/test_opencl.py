@@ -164,3 +164,19 @@ def test_the_runner_sees_what_a_kernel_must_not_do():
     swapped = replace(made, source=made.source.replace("0, y_ptr + (", "0, x_ptr + ("))
     with pytest.raises(AssertionError, match="x"):
         run_program(swapped, [x])
+
+
+def test_what_the_host_computes_itself_is_told():
+    """TVM's own prefix sums start kernels in a loop of the host; they are built, but no `Program`."""
+    from tvm import relax
+
+    x = relax.Var("x", relax.TensorType([2, 7, 20], "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        builder.emit_func_output(builder.emit(relax.op.cumsum(x, axis=1)))
+    target = find("adreno")
+    with target.tvm():
+        mod = relax.backend.DispatchSortScan()(builder.get())
+    func = next(f for _, f in mod.functions_items() if isinstance(f, tirx.PrimFunc))
+    with pytest.raises(TypeError, match=r"the host does more|takes more than arrays"):
+        program(schedules(func, target)[0], target)
