@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tvm import tirx
 
     from codesign.prepare import Prepared
-    from passes.model import Model
+    from passes.model import Model, TensorSpec
     from passes.sites import Linear
     from targets.target import Target
 
@@ -35,6 +35,12 @@ Array = NDArray[Any]
 LIMIT, LIMIT_FP16 = 1e-5, 5e-3
 """Largest error of a right kernel, by the largest magnitude of its output: float32 sums in another order, or
 sums in float16 where the other side rounds them, or rounds others."""
+
+LIMIT_WHOLE = 1e-4
+"""The same of the outputs of a whole model, whose layers hand on what they round."""
+
+TOKENS = 1000
+"""Numbers of tokens that every vocabulary has."""
 
 HALF_SIZE = 0.25
 """Standard deviation of float16 numbers: an error of their sums is seen before an activation hides or cuts them."""
@@ -96,6 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for form in options.formats:
                 rows = check(compressed(prepared, target, form), target)
                 wrong += report(f"{model}, {form}, {target.name}", rows)
+            error = whole_model(prepared, target)
+            print(f"{model}, fp32, {target.name}: run as a whole, relative error {error:.1e}")
+            wrong += error > LIMIT_WHOLE
     return 1 if wrong else 0
 
 
@@ -175,6 +184,74 @@ def check(model: Model, target: Target) -> Iterator[Row]:
     print(f"library of {size:.1f} MB, host {target.architecture} {target.triple or 'linux'}")
     for kernel in kernels(lowered):
         yield check_kernel(kernel.name, kernel.func, target, kernel.count)
+
+
+def whole_model(prepared: Prepared, target: Target) -> float:
+    """Deviation of the model's first output, all kernels run one after the other, from the processor's."""
+    import tvm
+    from tvm import relax
+
+    from codesign.pipeline import compile_model
+    from passes.lower import lower
+    from targets.target import host
+
+    inputs = [draw_input(spec) for spec in prepared.model.inputs]
+    lowered, executable = compile_model(prepared.model, host())
+    values = [tvm.runtime.tensor(v) for v in (*inputs, *lowered.weights.values())]
+    outputs = relax.VirtualMachine(executable, tvm.cpu())["main"](*values)
+    wanted = (outputs if isinstance(outputs, tvm.runtime.Tensor) else outputs[0]).numpy()
+    return deviation(run_model(lower(prepared.model, target), target, inputs)[0], wanted)
+
+
+def draw_input(spec: TensorSpec) -> Array:
+    """An input of a model: an image of random numbers, tokens, or a mask whose last quarter is padding."""
+    rng = np.random.default_rng(1)
+    if "int" not in spec.dtype:
+        return rng.standard_normal(spec.shape).astype(spec.dtype)
+    if "mask" in spec.name:
+        mask = np.ones(spec.shape, spec.dtype)
+        mask[..., -(spec.shape[-1] // 4) :] = 0
+        return mask
+    return rng.integers(0, TOKENS, spec.shape).astype(spec.dtype)
+
+
+def run_model(lowered: Model, target: Target, inputs: Sequence[Array]) -> list[Array]:
+    """The outputs of a lowered model, each call of a kernel run on the OpenCL device here."""
+    import tvm
+    from tvm import relax
+
+    from passes.rewrite import bindings_of
+    from targets.kernels.spaces import schedules
+    from targets.opencl_program import Program, program
+    from targets.pocl import run_program
+
+    given = (*inputs, *lowered.weights.values())
+    known: dict[relax.Var, Any] = dict(zip(lowered.main.params, given, strict=True))
+    programs: dict[str, Program] = {}
+
+    def value(expr: relax.Expr) -> Any:
+        if isinstance(expr, relax.Var):
+            return known[expr]
+        if isinstance(expr, tvm.ir.GenericConst):
+            return expr.value.numpy()
+        if isinstance(expr, relax.Tuple):
+            return [value(field) for field in expr.fields]
+        if isinstance(expr, relax.TupleGetItem):
+            return value(expr.tuple_value)[expr.index]
+        if expr.op.name == "relax.reshape":
+            return value(expr.args[0]).reshape([int(d) for d in expr.ty.shape.values])
+        assert expr.op.name == "relax.call_tir", expr.op.name
+        kernel = expr.args[0]
+        if kernel.name_hint not in programs:
+            found = schedules(lowered.mod[kernel], target, limit=1)
+            programs[kernel.name_hint] = program(found[0], target)
+        results = run_program(programs[kernel.name_hint], value(expr.args[1]))
+        return results if len(results) > 1 else results[0]
+
+    for binding in bindings_of(lowered):
+        known[binding.var] = value(binding.value)
+    output = value(lowered.main.body.body)
+    return output if isinstance(output, list) else [output]
 
 
 def check_kernel(name: str, func: tirx.PrimFunc, target: Target, calls: int = 1) -> Row:

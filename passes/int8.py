@@ -140,8 +140,8 @@ def lacks_dot_product(target: Target) -> str | None:
     """What a target lacks that int8 products gain from; None if it lacks nothing."""
     if target.dot:
         return None
-    if target.gpu is not None:  # TVM emits no dot product of bytes for OpenCL, and others gain nothing
-        return f"{target.name}: products of int8 are as slow as those of float32 on its GPU (docs/gpu.md)"
+    if target.gpu is not None:  # TVM has no dot product of bytes for OpenCL; others gain nothing
+        return f"{target.name}: int8 products gain nothing on its GPU (docs/gpu.md says why)"
     return f"{target.name} has no instruction for int8 dot products (VNNI; SDOT or USDOT on ARM)"
 
 

@@ -11,13 +11,14 @@ instead of dropping that of ToMe (Bolya et al., 2023).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tvm import relax
+from tvm import relax, tirx
 
 from passes.errors import PassError
 from passes.model import Model, TensorSpec
@@ -25,6 +26,7 @@ from passes.patterns import shape_of
 from passes.report import Change, Refusal, Report
 from passes.rewrite import Rewriting, rewrite
 from passes.token_region import ATTENTION, Region, find_region
+from targets.gpu_kernels.merge_tokens import merge_tokens_gpu
 from targets.kernels.merge_tokens import gather_rows, merge_tokens
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ def keep_tokens(
         model: canonical, none of its layers in another format yet.
         layers: all layers of the model in order of computation.
         keep: tokens that go on, by name of the layer; fewer at each.
-        target: gives the width of vectors.
+        target: decides how tokens are merged.
 
     Raises:
         PassError: no such layer, lengths that do not fall, a model that needs the whole sequence.
@@ -81,7 +83,7 @@ def keep_tokens(
             got=" to ".join(str(n) for n in lengths),
             allowed=f"fewer at each layer, from {lengths[0] - 1} to 1",
         )
-    edit = _TokensEdit(region, {layer.input: n for layer, n in steps.items()}, target.lanes)
+    edit = _TokensEdit(region, {layer.input: n for layer, n in steps.items()}, merging(target))
     written = rewrite(model, model.weights, edit, name=NAME)
     changes = (Change(x.name, NAME, f"{n} of {lengths[0]} tokens") for x, n in steps.items())
     return written, Report(NAME, tuple(changes))
@@ -153,13 +155,22 @@ class _Short:
     place: relax.Expr | None = None
 
 
+Merge = Callable[[int, int, int, int], tirx.PrimFunc]
+"""From batch, tokens, those to keep and width to the kernel that merges."""
+
+
+def merging(target: Target) -> Merge:
+    """The kernel that merges tokens on a target: one loop after the other, or each token for itself on a GPU."""
+    return partial(merge_tokens, lanes=target.lanes) if target.gpu is None else merge_tokens_gpu
+
+
 class _TokensEdit:
     """Shortens the variables of a region; ``keep`` tokens by the names of layers' inputs."""
 
-    def __init__(self, region: Region, keep: Mapping[str, int], lanes: int) -> None:
+    def __init__(self, region: Region, keep: Mapping[str, int], merge: Merge) -> None:
         self._region = region
         self._keep = dict(keep)
-        self._lanes = lanes
+        self._merge = merge
         self._short: _Short | None = None
 
     def __call__(self, graph: Rewriting, var: relax.Var, value: relax.Expr) -> relax.Expr | None:
@@ -187,7 +198,7 @@ class _TokensEdit:
         x = graph.new(old)
         batch, seq, width = shape_of(x)
         short = self._short or self._whole(graph, batch, seq)
-        kernel = merge_tokens(batch, seq, keep, width, self._lanes)
+        kernel = self._merge(batch, seq, keep, width)
         types = [
             relax.TensorType([batch, keep, width], "float32"),
             relax.TensorType([batch, 1, 1, keep], "float32"),

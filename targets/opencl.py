@@ -73,7 +73,7 @@ def _printable(func: tirx.PrimFunc) -> tirx.PrimFunc:
         for old, new in renamed:
             if old.same_as(var):
                 return new
-        new = tirx.Var(_OTHER.sub("_", var.name) + f"_{len(renamed)}", var.ty)
+        new = tirx.Var(f"v{len(renamed)}_" + _OTHER.sub("_", var.name), var.ty)
         renamed.append((var, new))
         return new
 

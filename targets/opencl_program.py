@@ -82,7 +82,8 @@ def program(scheduled: s_tir.Schedule | tirx.PrimFunc, target: Target) -> Progra
     """Compile a scheduled function of static shapes for an OpenCL target.
 
     Raises:
-        tvm.error.TVMError: the code generator refuses it, as where a loop is bound to no thread.
+        TargetError: it does something outside of work items.
+        TypeError: the host does more than to start kernels, as for TVM's own sorting and prefix sums.
     """
     func = scheduled.mod["main"] if isinstance(scheduled, s_tir.Schedule) else scheduled
     mod = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
@@ -126,7 +127,10 @@ class _Reader:
     def _number(self, expr: tvm.ir.Expr) -> int:
         """Which array an expression points to: a buffer or the data of one."""
         var = expr.args[0] if isinstance(expr, tvm.ir.Call) else expr
-        return next(number for known, number in self.known if known.same_as(var))
+        for known, number in self.known:
+            if known.same_as(var):
+                return number
+        raise TypeError(f"a kernel takes more than arrays: {expr}")
 
     def _visit(self, statement: tirx.Stmt) -> None:
         if isinstance(statement, tirx.SeqStmt):

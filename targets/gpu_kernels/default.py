@@ -13,6 +13,7 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
+from targets.gpu_kernels.bound import is_bound
 from targets.gpu_kernels.threads import (
     bind_flat,
     group_sizes,
@@ -31,7 +32,7 @@ _SPATIAL, _REDUCTION = tirx.IterVar.DataPar, tirx.IterVar.CommReduce
 
 def default_schedule(func: tirx.PrimFunc, target: Target) -> s_tir.Schedule:
     """A schedule that is always valid on a GPU and changes no result but by the order of sums."""
-    if has_threads(func):
+    if is_bound(func):
         return new_schedule(func)
     sch = new_schedule(func)
     try:
@@ -39,6 +40,8 @@ def default_schedule(func: tirx.PrimFunc, target: Target) -> s_tir.Schedule:
             raise ValueError("no blocks: its loops were written by hand")
         inline_elementwise(sch, nodes)
         bind_nests(sch, flow(sch), target)
+        if not is_bound(sch.mod["main"]):
+            raise ValueError("loops outside of all blocks")
     except (s_tir.ScheduleError, tvm.error.InternalError, IndexError, ValueError) as error:
         _LOG.info("a function runs on one work item: %s", reason(error))
         return new_schedule(single_item(func))
@@ -126,22 +129,6 @@ def walks_along(sch: s_tir.Schedule, block: Block, last: tirx.Var) -> bool:
     """Whether the last axis of a block walks the last dimension of what it writes."""
     region = sch.get(block).writes[0].region
     return len(region) > 0 and uses(region[-1].min, last)
-
-
-def has_threads(func: tirx.PrimFunc) -> bool:
-    """Whether the function was written for a GPU, work items and all."""
-    found = False
-
-    def loop(node: tirx.For) -> None:
-        nonlocal found
-        found = found or node.kind == tirx.ForKind.THREAD_BINDING
-
-    def attribute(node: tirx.AttrStmt) -> None:
-        nonlocal found
-        found = found or node.attr_key == "thread_extent"
-
-    tvm_ffi.structural_walk(func.body, [(tirx.For, loop), (tirx.AttrStmt, attribute)], order="post")
-    return found
 
 
 def single_item(func: tirx.PrimFunc) -> tirx.PrimFunc:

@@ -84,8 +84,10 @@ def place_in_group(
         if node.reduces:
             _, (along,) = bring(sch, node.block, row)
             share(sch, along, items)
+            used += 4 * items
         elif node.rank == lead:
             place_single(sch, node, row, items)
+            used += 4
         else:
             inside = {id(home): home for home in (homes.get(id(r)) for r, _ in node.readers)}
             home = next(iter(inside.values())) if len(inside) == 1 and not node.output else None

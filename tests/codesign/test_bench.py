@@ -43,7 +43,8 @@ class FakeRig:
         once = 1e-3 * (1 + min(1.0, self.seconds / 120))
         count = len(params["orders"])
         self.seconds += 3 * once * count
-        return Reply({params["paths"][0]: [once] * count, "load": [0.0], "calls": [3 * count]})
+        path = params["paths"][0]
+        return Reply({"samples": {path: [once] * count}, "calls": {path: 3 * count}})
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -98,10 +99,12 @@ def test_the_lowest_float_stays_what_a_maximum_starts_from():
     assert f"as_float({bits})" in source(func)
 
 
-def test_names_of_weights_become_names_of_c():
-    code = source(over(lambda v: -v, name="layer.0/query+key"))
-    assert "+key" not in code
-    assert "layer_0_query_key" in code
+@pytest.mark.parametrize("name", ["layer.0/query+key", "0.weight", "x-y"])
+def test_names_of_weights_become_names_of_c(name):
+    code = source(over(lambda v: -v, name=name))
+    assert name not in code
+    (parameter,) = set(re.findall(r"restrict (\w*v0_\w*)", code))
+    assert re.fullmatch(r"v0_(layer_0_query_key|0_weight|x_y)_ptr", parameter)
 
 
 def test_bits_are_reinterpreted_in_vectors():
@@ -161,3 +164,19 @@ def test_the_runner_sees_what_a_kernel_must_not_do():
     swapped = replace(made, source=made.source.replace("0, y_ptr + (", "0, x_ptr + ("))
     with pytest.raises(AssertionError, match="x"):
         run_program(swapped, [x])
+
+
+def test_what_the_host_computes_itself_is_told():
+    """TVM's own prefix sums start kernels in a loop of the host; they are built, but no `Program`."""
+    from tvm import relax
+
+    x = relax.Var("x", relax.TensorType([2, 7, 20], "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        builder.emit_func_output(builder.emit(relax.op.cumsum(x, axis=1)))
+    target = find("adreno")
+    with target.tvm():
+        mod = relax.backend.DispatchSortScan()(builder.get())
+    func = next(f for _, f in mod.functions_items() if isinstance(f, tirx.PrimFunc))
+    with pytest.raises(TypeError, match=r"the host does more|takes more than arrays"):
+        program(schedules(func, target)[0], target)

@@ -216,7 +216,9 @@ def test_half_precision_computes_what_was_simulated_but_for_its_sums(
     built = run(compact(net, solved, target), target, samples)
     scale = max(float(np.abs(w).max()) for w in wanted)
     off = np.concatenate([np.abs(b - w).ravel() for b, w in zip(built, wanted, strict=True)])
-    assert off.max() <= 1e-2 * scale  # one number of thousands; how far depends on the order of sums
+    assert (
+        off.max() <= 1e-2 * scale
+    )  # one number of thousands; how far depends on the order of sums
     assert np.sqrt(np.square(off).mean()) <= 1e-3 * scale
 
 

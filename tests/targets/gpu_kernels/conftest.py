@@ -19,7 +19,7 @@ Array = NDArray[Any]
 GpuOutputs = Callable[..., Iterator[list[Array]]]
 
 
-@pytest.fixture(params=["adreno", "mali"])
+@pytest.fixture(params=["adreno", pytest.param("mali", marks=pytest.mark.slow)])
 def gpu(request: pytest.FixtureRequest) -> Target:
     """Each family of GPUs that has tiles of its own."""
     return find(request.param)

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from tvm import te, tirx, topi
 
-from targets.gpu_kernels.default import default_schedule, has_threads, single_item
+from targets.errors import TargetError
+from targets.gpu_kernels.bound import is_bound
+from targets.gpu_kernels.default import default_schedule, single_item
+from targets.kernels.blocks import flow, new_schedule
 from targets.kernels.merge_tokens import merge_reference, merge_tokens
 from targets.kernels.primfunc import dims, f32, prim_func
 from targets.kernels.spaces import schedules
@@ -130,5 +133,18 @@ def test_loops_written_by_hand_run_on_one_work_item(run_gpu, close, gpu):
 
 def test_what_is_bound_already_stays_as_it_is(gpu):
     func = single_item(prim_func([x := holder(), topi.negative(x)]))
-    assert has_threads(func)
+    assert is_bound(func)
     assert "thread_binding" in default_schedule(func, gpu).mod.script()
+
+
+def test_a_store_outside_of_work_items_is_seen(gpu):
+    x = holder()
+    func = prim_func([x, topi.add(topi.sum(x, axis=-1, keepdims=True), x)])
+    assert not is_bound(func)
+    half = new_schedule(func)
+    first, *_ = flow(half)
+    half.bind(half.get_loops(first.block)[0], "blockIdx.x")
+    assert not is_bound(half.mod["main"])
+    assert is_bound(schedules(func, gpu)[0].mod["main"])
+    with pytest.raises(TargetError, match="not bound to work items"):
+        program(half, gpu)

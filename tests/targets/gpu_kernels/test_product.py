@@ -145,7 +145,7 @@ def test_weight_only(run_gpu, close, gpu, form):
         close(y, wanted, 1e-5)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(rows=st.integers(1, 70), k=st.integers(1, 40), n=st.integers(1, 90), batch=st.integers(1, 3))
 def test_any_shape(run_gpu, close, rows, k, n, batch):
     target = find("mali")

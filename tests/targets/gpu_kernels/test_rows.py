@@ -59,9 +59,8 @@ def test_a_row_longer_than_local_memory_takes_several_kernels(run_gpu, close, gp
 
 def test_sums_over_work_items_are_read_by_all_before_anything_takes_their_place(gpu):
     source = program(schedules(layer_norm((2, 13, 256), 1e-5), gpu)[0], gpu).source
-    writes = [line for line in source.splitlines() if "red_buf" in line.partition("=")[0]]
-    assert writes
-    assert all(
-        "red_buf" in w.partition("=")[2] or "in_thread" in w.partition("=")[2] for w in writes
-    )
-    assert not any("* " in w.partition("=")[2].partition("red_buf")[2] for w in writes)
+    made = [line.split(" = ") for line in source.splitlines() if " = " in line]
+    sums = [value for target, value in made if "red_buf" in target]
+    assert sums
+    assert all(v.startswith("in_thread") or v.count("red_buf") == 2 for v in sums)
+    assert source.count("__local float") > 2, "mean and gain have a place of their own"
