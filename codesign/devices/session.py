@@ -129,7 +129,23 @@ def _device(options: ServerOptions) -> dict[str, Callable[..., Any]]:
 
 def _cache(folder: Path, options: ServerOptions) -> dict[str, Callable[..., Any]]:
     cache, work = options.cache, options.folder(folder)
+
+    def tensor(digest: str, dtype: str, shape: str) -> Any:
+        """The array of a cached file, in the memory of this session; ``shape`` is JSON."""
+        import numpy as np
+        import tvm
+
+        file = work.file(f"{digest}.tensor")
+        if not cache.take(str(digest), file):
+            raise RefusedError(f"refused: nothing is cached under {str(digest)[:80]!r}")
+        try:
+            array = np.fromfile(file, np.dtype(str(dtype))).reshape(json.loads(str(shape)))
+        finally:
+            file.unlink()
+        return tvm.runtime.tensor(array)
+
     return {
+        "codesign.cache.tensor": tensor,
         "codesign.cache.has": lambda digest: int(cache.has(str(digest))),
         "codesign.cache.keep": lambda name, digest: cache.keep(work.file(name), str(digest)),
         "codesign.cache.take": lambda digest, name: int(cache.take(str(digest), work.file(name))),

@@ -6,7 +6,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Judge:
     Attributes:
         bases: what candidates start from.
         solver_version: of solvers and calibration data, part of the keys.
+        compared: latencies of candidates whose outputs on a device were compared with this machine's.
     """
 
     prepared: Prepared
@@ -65,6 +66,7 @@ class Judge:
     folder: Path
     solver_version: str
     metric: str
+    compared: list[Measurement] = field(default_factory=list)
 
     def path(self, candidate: Candidate) -> Path:
         """Where the bundle of a candidate is."""
@@ -144,10 +146,13 @@ class Judge:
         records, key = self.workshop.records, self._latency_key(candidate)
         known = records.find_measurement(key)
         if known is not None:
+            self.compared += [known] if "difference" in known.meta else []
             return known
         measured = self.workshop.measure([built.bundle.path], dense)[0]
         if measured.ok and built.twin is not None:
             measured = agreeing(measured, self.workshop.rig, built, self.bases.first.samples[0])
+            if measured.ok:
+                self.compared.append(measured)
         records.add_measurement(key, measured)
         return measured
 

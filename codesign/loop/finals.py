@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from codesign.loop.candidates import Judge, Judged
 from codesign.loop.onnx_baseline import OnnxBaseline
@@ -123,9 +124,13 @@ def lock_step(
     progress: ProgressReporter,
     sweeps: int = SWEEPS,
 ) -> tuple[list[Measurement], Measurement | None]:
-    """Time bundles and ONNX Runtime in turns; every figure is a median over all turns."""
+    """Time bundles and ONNX Runtime in turns; every figure is a median over all turns.
+
+    Where several devices took turns, those of one count: what they measure is not to be mixed.
+    """
     progress.start("finals: latency in lock-step", sweeps)
-    samples: list[list[float]] = [[] for _ in paths]
+    samples: dict[str, list[list[float]]] = {}
+    emulated = False
     other: list[float] = []
     rng = random.Random(0)
     was, rig.protocol = rig.protocol, protocol
@@ -134,14 +139,22 @@ def lock_step(
             first = rng.random() < 0.5
             if onnx is not None and first:
                 other += _onnx_blocks(onnx, protocol.repeats)
-            for mine, measured in zip(samples, rig.bundles(paths, seed=turn), strict=True):
-                mine += measured.samples
+            measured = rig.bundles(paths, seed=turn)
+            device = str(measured[0].meta.get("device", ""))
+            emulated = emulated or bool(measured[0].meta.get("emulated"))
+            for mine, one in zip(
+                samples.setdefault(device, [[] for _ in paths]), measured, strict=True
+            ):
+                mine += one.samples
             if onnx is not None and not first:
                 other += _onnx_blocks(onnx, protocol.repeats)
             progress.step()
     finally:
         rig.protocol = was
-    return [summarize(s) for s in samples], summarize(other) if other else None
+    device, kept = max(samples.items(), key=lambda item: len(item[1][0]))
+    told: dict[str, Any] = {"device": device} if device else {}
+    told |= {"emulated": True} if emulated else {}
+    return [summarize(s, **told) for s in kept], summarize(other) if other else None
 
 
 def _onnx_blocks(onnx: OnnxBaseline, blocks: int) -> list[float]:

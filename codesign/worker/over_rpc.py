@@ -27,7 +27,7 @@ from codesign.worker import place
 Answer = tuple[Any, list[memoryview]]
 
 _MOST_BYTES = 1 << 30
-_WORTH_KEEPING = 4096
+_WORTH_KEEPING, _WORTH_CACHING = 4096, 1 << 20
 _STATE_SECONDS = 2.0
 
 
@@ -146,10 +146,22 @@ class OverRpc:
             if self._bytes + array.nbytes > _MOST_BYTES:
                 self._kept.clear()
                 self._bytes = 0
-            self._kept[name] = tvm.runtime.tensor(array, device=self.device)
+            self._kept[name] = self._sent(array, digest)
             self._bytes += array.nbytes
-            self.sent += array.nbytes
         return self._kept[name]
+
+    def _sent(self, array: NDArray[np.generic], digest: str) -> tvm.runtime.Tensor:
+        """The array on the device; large ones from its cache, where they stay beyond the session."""
+        fetch = self.function("codesign.cache.tensor") if self.kind == "llvm" else None
+        if fetch is None or array.nbytes < _WORTH_CACHING:
+            self.sent += array.nbytes
+            return tvm.runtime.tensor(array, device=self.device)
+        if not int(self.function("codesign.cache.has")(digest)):
+            name = f"{digest[:32]}.bin"
+            self._send(array.tobytes(), name)
+            self.function("codesign.cache.keep")(name, digest)
+            self._session.remove(name)
+        return fetch(digest, str(array.dtype), json.dumps(array.shape))
 
     def meter(self) -> _Told:
         self._before = self._read_state()
@@ -184,6 +196,12 @@ class OverRpc:
         take = self.function("codesign.cache.take")
         if take is not None and int(take(digest, name)):
             return name
+        self._send(data, name)
+        if take is not None:
+            self.function("codesign.cache.keep")(name, digest)
+        return name
+
+    def _send(self, data: bytes, name: str) -> None:
         try:
             self._session.upload(bytearray(data), name)
         except RuntimeError as error:
@@ -191,9 +209,6 @@ class OverRpc:
                 f"the device does not take {len(data)} bytes: {_reason(error)}"
             ) from error
         self.sent += len(data)
-        if take is not None:
-            self.function("codesign.cache.keep")(name, digest)
-        return name
 
     def _use_threads(self, threads: int) -> None:
         count = self.function("runtime.NumThreads")
