@@ -23,7 +23,7 @@ from codesign.conditions import DeviceState, noted
 from codesign.fleet import Examination, Fleet, NoDeviceError
 from codesign.machine import cores
 from codesign.measurement import Measurement, Protocol, median, summarize
-from codesign.reference_kernel import reference_kernel
+from codesign.reference_kernel import reference_for
 from codesign.tensors import pack, unpack
 from codesign.worker import Failure, Reply, Worker
 from targets.target import Target
@@ -238,7 +238,7 @@ class Rig:
     def reference(self) -> BuiltKernel | Failure:
         """The reference kernel, built at the first call."""
         if not isinstance(self._reference, BuiltKernel):
-            source = KernelSource("reference", reference_kernel(self.target.threads > 1))
+            source = KernelSource("reference", *reference_for(self.target))
             self._reference = built = self.build([source])[0]
             if self.fleet is not None and isinstance(built, BuiltKernel):
                 self.fleet.examination = _examination(built)
