@@ -472,6 +472,10 @@ def main(argv: list[str] | None = None) -> None:
             sys.exit(getattr(error, "exit_code", 2))
         except KeyboardInterrupt:
             _stopped()
+        except SystemExit:  # typer makes one of Ctrl-C, without a word
+            if interrupts.seen:
+                _stopped()
+            raise
         except Exception:
             if interrupts.seen:
                 _stopped()

@@ -146,3 +146,15 @@ def test_help_does_not_import_the_compiler() -> None:
         "assert 'tvm' not in sys.modules and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_ctrl_c_says_that_the_command_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("codesign.doctor.examine", interrupted)
+    code, _, said = ended(["doctor"], capsys)
+    assert code == 130
+    assert "the same command goes on from here" in said
