@@ -24,6 +24,9 @@ MOST = 12
 SWEEPS = 6
 """Rounds in which every finalist and every baseline is timed once."""
 
+EMULATED_SWEEPS = 3
+"""The same where an emulator measures: its times are worth no more."""
+
 PAUSE = 0.1
 """Seconds of rest around ONNX Runtime, whose threads spin on after a call."""
 
@@ -102,10 +105,12 @@ def run_finals(
         scorer.tag,
         progress.step,
     )
-    protocol = replace(judge.workshop.rig.protocol, repeats=4)
+    protocol, turns = judge.workshop.rig.protocol, EMULATED_SWEEPS
+    if not judge.workshop.station.emulated:
+        protocol, turns = replace(protocol, repeats=4), SWEEPS
     paths = [j.built.bundle.path for j in chosen]
     baseline = onnx if isinstance(onnx, OnnxBaseline) else None
-    times, other = lock_step(judge.workshop.rig, protocol, paths, baseline, progress)
+    times, other = lock_step(judge.workshop.rig, protocol, paths, baseline, progress, turns)
     finals = [Final(j, t, s) for j, t, s in zip(chosen, times, scores, strict=True)]
     return Finals(
         finals[0],
