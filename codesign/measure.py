@@ -164,7 +164,8 @@ class Rig:
                     timed = future.result()
                 except NoDeviceError as error:
                     none = error
-                    pool.shutdown(wait=False, cancel_futures=True)
+                    for waiting in futures:  # not by shutdown, of which as_completed hears nothing
+                        waiting.cancel()
                 except CancelledError:
                     pass
                 else:

@@ -127,8 +127,16 @@ class Identity:
 
     def _best(self) -> Target:
         if self.facts.get("machine") == "x86_64":
-            fit = (t for t in KNOWN.values() if t.architecture == "x86_64")
-            return next(t for t in fit if t.features <= self.features)
+            vendor, model, features = parse_cpuinfo(str(self.facts.get("cpuinfo", "")))
+            for target in KNOWN.values():  # as `targets.target.host`
+                fits = target.vendor in ("", vendor) and target.features <= features
+                if target.architecture == "x86_64" and fits:
+                    return target
+            raise UserError(
+                "no target fits the device", got=f"{self.name}: {model or 'no processor told'}",
+                allowed=", ".join(n for n, t in KNOWN.items() if t.architecture == "x86_64"),
+                next="name one of them with --target",
+            )  # fmt: skip
         if self.facts:
             return device_targets(self.description)[self._slug]
         raise UserError(

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,7 +91,7 @@ class OverRpc:
             **(info or {}),
         }
         self._functions: dict[str, Any] = {}
-        self._libraries: dict[str, tvm.runtime.Module] = {}
+        self._libraries: dict[tuple[str, int, int], tvm.runtime.Module] = {}
         self._kept: dict[str, tvm.runtime.Tensor] = {}
         self._bytes = 0
         self._state: tuple[float, dict[str, Any] | None] = (-math.inf, None)
@@ -123,15 +124,17 @@ class OverRpc:
         return None if function is None else json.loads(function(*arguments))
 
     def library(self, path: str) -> tvm.runtime.Module:
-        if path not in self._libraries:
+        status = os.stat(path)  # a bundle may have been replaced by another at its path
+        known = (path, status.st_ino, status.st_mtime_ns)
+        if known not in self._libraries:
             name = self._upload(path)
             try:
-                self._libraries[path] = self._session.load_module(name)
+                self._libraries[known] = self._session.load_module(name)
             except RuntimeError as error:
                 raise DeviceError(
                     f"the device cannot load {Path(path).name}: {_reason(error)}"
                 ) from error
-        return self._libraries[path]
+        return self._libraries[known]
 
     def program(self, path: str) -> RemoteProgram:
         return RemoteProgram(self, path)

@@ -1,8 +1,10 @@
-"""What tests of whole sweeps share."""
+"""What tests of whole sweeps, and of devices behind a tracker, share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import platform
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
+    from benchmarks.faults.farm import Farm
     from codesign.loop.outcome import SweepResult
 
 Samples = list[dict[str, NDArray[Any]]]
@@ -57,3 +60,32 @@ def sweep_encoder() -> Callable[..., SweepResult]:
         )
 
     return sweep
+
+
+@pytest.fixture(scope="session")
+def runs_servers() -> None:
+    """Skip where no server of ours measures: another system, or a processor without code of ours."""
+    where = (sys.platform, platform.machine())
+    if where not in {("linux", "x86_64"), ("linux", "aarch64")}:
+        pytest.skip(f"servers of devices measure on x86-64 and AArch64 Linux, not on {where}")
+
+
+@pytest.fixture(scope="module")
+def farm(runs_servers: None) -> Iterator[Farm]:
+    """A tracker with one device of this machine's kind, called ``one``."""
+    from benchmarks.faults.farm import Farm
+
+    with Farm() as made:
+        made.start("one")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def mlp() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """Three layers of odd widths on batches of three, whose weights are worth keeping on a device."""
+    import torch
+
+    torch.manual_seed(5)
+    layers = [torch.nn.Linear(37, 96), torch.nn.GELU(), torch.nn.Linear(96, 41), torch.nn.ReLU()]
+    module = torch.nn.Sequential(*layers, torch.nn.Linear(41, 7)).eval()
+    return module, {"input": torch.zeros(3, 37)}
