@@ -17,16 +17,15 @@ import shutil
 import struct
 import subprocess
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from codesign.conditions import sysfs
+
 _AT_HWCAP, _AT_HWCAP2 = 16, 26
 _TEXT_LIMIT = 1 << 18
 _BUSY_SECONDS = 0.05
-_MILLI, _DECI = 1000.0, 10.0
-_PLAUSIBLE_C = (-60.0, 250.0)
 
 
 def facts(root: Path = Path("/")) -> dict[str, Any]:
@@ -51,23 +50,10 @@ def state(root: Path = Path("/"), disk: Path = Path("."), measure: bool = True) 
         disk: whose file system is asked for its free bytes.
         measure: look 50 ms long how many processors are busy; False: the one-minute load average.
     """
-    cpus = processors(root)
-    clocks = {str(c): _number(_freq(root, c) / "scaling_cur_freq") for c in cpus}
-    top = {str(c): _number(_freq(root, c) / "cpuinfo_max_freq") for c in cpus}
-    governors = {str(c): read_text(_freq(root, c) / "scaling_governor") for c in cpus}
-    memory = _meminfo(root)
-    return {
-        "temperatures_c": temperatures(root),
-        "clocks_khz": {c: v for c, v in clocks.items() if v is not None},
-        "max_clocks_khz": {c: v for c, v in top.items() if v is not None},
-        "governors": {c: v for c, v in governors.items() if v},
-        "load": busy_processors(root) if measure else _load_average(root),
-        "memory_free_bytes": memory.get("MemAvailable", memory.get("MemFree")),
-        "disk_free_bytes": disk_free(disk),
-        "battery": battery(root),
-        "throttled": throttled(root, cpus),
-        "time": time.time(),
-    }
+    found = sysfs.read_state(
+        root / "sys", root / "proc", disk, load_seconds=_BUSY_SECONDS if measure else 0.0
+    )
+    return found if measure else found | {"load": _load_average(root)}
 
 
 def info(key: str, name: str, emulated: bool, disk: Path, root: Path = Path("/")) -> dict[str, Any]:
@@ -179,70 +165,6 @@ def processors(root: Path = Path("/")) -> list[int]:
     return sorted(int(n[3:]) for n in names if re.fullmatch(r"cpu\d+", n))
 
 
-def temperatures(root: Path = Path("/")) -> dict[str, float]:
-    """Degrees Celsius of each thermal zone that can be read; zones of one name are numbered."""
-    found: dict[str, float] = {}
-    for zone in _entries(root / "sys/class/thermal", "thermal_zone"):
-        value = _number(zone / "temp")
-        if value is None:
-            continue
-        # millidegrees by the kernel's rule; some vendors' zones give whole degrees
-        celsius = value / _MILLI if abs(value) >= _MILLI else float(value)
-        if not _PLAUSIBLE_C[0] < celsius < _PLAUSIBLE_C[1]:
-            continue  # what a sensor that is off reports
-        name = read_text(zone / "type") or zone.name
-        found[name if name not in found else f"{name}-{zone.name[12:]}"] = celsius
-    return found
-
-
-def battery(root: Path = Path("/")) -> dict[str, Any] | None:
-    """Charge and flow of the first battery, in the kernel's micro-units; None without one."""
-    for supply in _entries(root / "sys/class/power_supply", ""):
-        if read_text(supply / "type") != "Battery" or read_text(supply / "scope") == "Device":
-            continue  # scope Device: the battery of a mouse
-        temperature = _number(supply / "temp")
-        return {
-            "percent": _number(supply / "capacity"),
-            "status": read_text(supply / "status"),
-            "current_ua": _number(supply / "current_now"),
-            "voltage_uv": _number(supply / "voltage_now"),
-            "charge_uah": _number(supply / "charge_now"),
-            "energy_uwh": _number(supply / "energy_now"),
-            "temperature_c": None if temperature is None else temperature / _DECI,
-        }
-    return None
-
-
-def throttled(root: Path, cpus: list[int]) -> bool | None:
-    """Whether the system now holds its clocks down; None if it does not tell.
-
-    True if a thermal cooling device of the processor is active, or a core's clock is capped below the
-    hardware's; both are how Linux's thermal governors throttle.
-    """
-    told: list[bool] = []
-    for device in _entries(root / "sys/class/thermal", "cooling_device"):
-        if (read_text(device / "type") or "").lower().startswith(("cpufreq", "thermal-cpufreq")):
-            current = _number(device / "cur_state")
-            told += [] if current is None else [current > 0]
-    for cpu in cpus:
-        cap = _number(_freq(root, cpu) / "scaling_max_freq")
-        top = _number(_freq(root, cpu) / "cpuinfo_max_freq")
-        if cap is not None and top is not None:
-            told.append(cap < top)
-    return any(told) if told else None
-
-
-def busy_processors(root: Path = Path("/"), seconds: float = _BUSY_SECONDS) -> float | None:
-    """How many processors are busy, looked at for so long; the load average where that is not told."""
-    before = _times(root)
-    time.sleep(seconds)
-    after = _times(root)
-    if before is None or after is None:
-        return _load_average(root)
-    busy, total = (b - a for a, b in zip(before, after, strict=True))
-    return round(busy / total * (len(processors(root)) or 1), 2) if total > 0 else None
-
-
 def disk_free(folder: Path) -> int | None:
     """Free bytes of the file system of a folder."""
     try:
@@ -296,15 +218,6 @@ def _cpu(root: Path, cpu: int) -> dict[str, Any]:
 def _meminfo(root: Path) -> dict[str, int]:
     found = re.findall(r"^(\w+):\s+(\d+) kB", read_text(root / "proc/meminfo") or "", re.M)
     return {name: int(kib) * 1024 for name, kib in found}
-
-
-def _times(root: Path) -> tuple[int, int] | None:
-    """Ticks in which processors were busy, and all ticks, since the start of the system."""
-    line = (read_text(root / "proc/stat") or "").partition("\n")[0].split()
-    if len(line) < 6 or line[0] != "cpu":
-        return None
-    ticks = [int(t) for t in line[1:9]]
-    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
 
 def _load_average(root: Path) -> float | None:
