@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -36,6 +37,7 @@ from codesign.where import Where
 
 PROTOCOL = Protocol(retries=0)
 _KERNEL = "device throughput"
+_BUSY_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Row:
         seconds: from the first to the last.
         each: device -> measurements that the records have from it.
         reference_us: device -> median time of the reference kernel.
+        busy: processors of this machine that others kept busy just before.
         incidents: what went wrong, as the run told it.
     """
 
@@ -59,6 +62,7 @@ class Row:
     seconds: float
     each: Mapping[str, int]
     reference_us: Mapping[str, float]
+    busy: float
     incidents: tuple[str, ...]
 
     @property
@@ -98,6 +102,7 @@ def _timed(station: Station, count: int, kernels: int) -> Row:
     built = [b for b in rig.build(sources) if isinstance(b, BuiltKernel)]
     # sessions open and libraries cross before the clock starts, as in a run of hours
     list(rig.time_all((built[n % len(built)], None) for n in range(2 * count)))
+    busy = psutil.cpu_percent(_BUSY_SECONDS) / 100 * (psutil.cpu_count() or 1)
     with tempfile.TemporaryDirectory() as folder, Records(Path(folder) / "r.sqlite") as records:
         key = measure_key(_KERNEL, station.target, station.device, rig.protocol)
         began = time.monotonic()
@@ -113,6 +118,7 @@ def _timed(station: Station, count: int, kernels: int) -> Row:
         count, station.emulated, kernels, len(sound), seconds,
         dict(sorted(Counter(str(m.meta["device"]) for m in sound).items())),
         {d: median(s) * 1e6 for d, s in sorted(reference.items())},
+        busy,
         tuple(str(i) for i in fleet.diary.incidents),
     )  # fmt: skip
 
@@ -128,7 +134,7 @@ def table(rows: Sequence[Row]) -> Table:
     )
     for heading in (
         "devices", "measured", "seconds", "per second", "of one device's", "measured by each",
-        "reference kernel us",
+        "reference kernel us", "busy before",
     ):  # fmt: skip
         made.add_column(heading, overflow="fold")
     for row in rows:
@@ -137,6 +143,7 @@ def table(rows: Sequence[Row]) -> Table:
             f"{row.rate:.2f}", f"{row.rate / rows[0].rate:.2f}x" if rows[0].devices == 1 else "",
             ", ".join(f"{d}: {n}" for d, n in row.each.items()),
             ", ".join(f"{d}: {us:.0f}" for d, us in row.reference_us.items()),
+            f"{row.busy:.1f}",
         )  # fmt: skip
     return made
 
@@ -147,8 +154,12 @@ def notes(rows: Sequence[Row]) -> list[str]:
     beyond = [str(row.devices) for row in rows if row.devices > cores()]
     if beyond:
         said.append(
-            f"With {' and '.join(beyond)} devices on {cores()} processors the throughput cannot grow, and "
-            "times are those of devices that disturb each other."
+            f"With {' and '.join(beyond)} devices on {cores()} processors the throughput cannot grow beyond "
+            f"that of {cores()}: they take turns, and disturb each other."
+        )
+    if max(row.busy for row in rows) > 0.5:
+        said.append(
+            "Others kept processors busy (last column): with fewer left to share, it grows less."
         )
     if rows[0].emulated:
         said.append("The times are an emulator's and say nothing about any device.")

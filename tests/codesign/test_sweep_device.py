@@ -77,9 +77,10 @@ def swept(farm, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     (folder / "tiny.py").write_text(SOURCE)
     (folder / "sweep.toml").write_text(CONFIG.format(key=KEY, tracker=farm.tracker))
-    with pytest.raises(SystemExit) as ended, pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["codesign", "sweep", str(folder / "sweep.toml"), "--json"])
-        main()
+        with pytest.raises(SystemExit) as ended:
+            main()
     assert not ended.value.code
     return folder / "runs" / "first"
 
@@ -106,7 +107,9 @@ def test_each_was_compared_with_its_twin(swept):
     assert counts["again"] == {}
     with sqlite3.connect(swept.parent / "records.sqlite") as records:
         kept = [line for line in records.iterdump() if '"difference"' in line]
-    differences = [float(d) for line in kept for d in re.findall(r'"difference": ?([-.e0-9]+)', line)]
+    differences = [
+        float(d) for line in kept for d in re.findall(r'"difference": ?([-.e0-9]+)', line)
+    ]
     assert len(differences) >= 2
     assert all(0 <= d < EXACT for d in differences)
 

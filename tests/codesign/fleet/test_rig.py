@@ -13,6 +13,7 @@ from tvm import te
 from tvm.s_tir import Schedule
 
 from benchmarks.faults.farm import KEY
+from codesign import tune as module
 from codesign.build import BuiltKernel, KernelSource
 from codesign.compile import compile_model
 from codesign.device import measure_key, this_device
@@ -23,7 +24,6 @@ from codesign.measure import Rig
 from codesign.measurement import Protocol
 from codesign.records import Records
 from codesign.runtime import Predictor
-from codesign.tune import tune
 from codesign.worker import Failure, Reply
 from targets.target import host
 
@@ -148,6 +148,7 @@ def test_tuning_there_is_kept_under_the_device_and_tries_nothing_twice(rig, tmp_
     made = [Kernel(kernel_hash(f), f, f"p{n}", 1) for n in (64, 96) for f in [product(n, n, n)]]
     device = identify(rig.fleet).name
     assert device != this_device()
+    monkeypatch.setattr(module, "_BATCH", 2)  # several, each built while the one before is timed
     timed = []
     time_one = rig.time
     monkeypatch.setattr(rig, "time", lambda k, **o: timed.append(k) or time_one(k, **o))
@@ -155,7 +156,7 @@ def test_tuning_there_is_kept_under_the_device_and_tries_nothing_twice(rig, tmp_
 
         def tuned():
             folder = tmp_path / "traces"
-            return tune(made, host(), device, rig, records, 3, folder, space=space)
+            return module.tune(made, host(), device, rig, records, 3, folder, space=space)
 
         first = tuned()
         assert [t.made for t in first.values()] == [3, 3]

@@ -112,9 +112,7 @@ def test_what_may_differ_grows_with_the_error_of_the_compression(monkeypatch, ou
     allowed = EXACT + OF_ERROR * (output_error or 0.0)
     there = {"y": Y.astype(np.float64) * (1 + 0.9 * allowed)}
     assert compared(monkeypatch, there, output_error).ok
-    wrong = compared(
-        monkeypatch, {"y": Y.astype(np.float64) * (1 + 1.1 * allowed)}, output_error
-    )
+    wrong = compared(monkeypatch, {"y": Y.astype(np.float64) * (1 + 1.1 * allowed)}, output_error)
     assert not wrong.ok
     assert wrong.meta["stage"] == "agreement"
     assert "not those of this machine" in str(wrong.error)

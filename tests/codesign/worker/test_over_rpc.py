@@ -161,7 +161,10 @@ def test_weights_that_bundles_share_are_sent_once(there, bundle, other):
     RemoteProgram(there, str(bundle.path))
     assert there.sent == first
     RemoteProgram(there, str(other.path))
-    assert there.sent - first in (0, other.library.stat().st_size)  # 0 if sent in an earlier session
+    assert there.sent - first in (
+        0,
+        other.library.stat().st_size,
+    )  # 0 if sent in an earlier session
     names = set(there._kept)
     assert len(names) == len([w for w in bundle.weights().values() if w.nbytes >= 4096])
 
