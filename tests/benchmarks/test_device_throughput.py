@@ -55,9 +55,7 @@ def test_all_devices_measure_and_nothing_is_lost():
 
 def test_the_command_writes_json(monkeypatch, tmp_path, capsys):
     asked = []
-    monkeypatch.setattr(
-        device_throughput, "throughput", lambda *given: asked.append(given) or ONE
-    )
+    monkeypatch.setattr(device_throughput, "throughput", lambda *given: asked.append(given) or ONE)
     path = tmp_path / "rows.json"
     main(["--devices", "1", "--kernels", "8", "--emulated", "--json", str(path)])
     assert asked == [(1, 8, True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import math
+import os
 import shutil
 import time
 from pathlib import Path
@@ -112,6 +113,20 @@ def test_processors_are_pinned(farm):
         assert "0" in str(session.told["pinned"])
     finally:
         session.close()
+
+
+def test_each_session_has_the_threads_that_it_asked_for(farm):
+    counts = []
+    for threads in (2, 1):
+        try:
+            session = OverRpc(params(farm, threads=threads))
+        except DeviceError as error:
+            assert os.cpu_count() == 1, error  # the only reason for fewer than two
+            continue
+        counts.append((threads, int(session.function("runtime.NumThreads")())))
+        session.close()
+    assert counts
+    assert all(found == wanted for wanted, found in counts)
 
 
 def test_a_kernel_computes_there_what_numpy_does(there, library):
