@@ -24,7 +24,7 @@ from codesign.measurement import Protocol
 from codesign.reference_kernel import reference_kernel
 from codesign.runtime import Predictor
 from codesign.tensors import pack, unpack
-from codesign.worker import Failure, over_rpc
+from codesign.worker import Failure, Worker, over_rpc
 from codesign.worker.over_rpc import DeviceError, OverRpc, RemoteProgram
 from targets.target import host
 
@@ -115,18 +115,24 @@ def test_processors_are_pinned(farm):
         session.close()
 
 
-def test_each_session_has_the_threads_that_it_asked_for(farm):
-    counts = []
-    for threads in (2, 1):
-        try:
-            session = OverRpc(params(farm, threads=threads))
-        except DeviceError as error:
-            assert os.cpu_count() == 1, error  # the only reason for fewer than two
-            continue
-        counts.append((threads, int(session.function("runtime.NumThreads")())))
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_session_has_the_threads_that_it_asked_for(farm, threads):
+    if (os.cpu_count() or 1) < threads:
+        pytest.skip(f"there are no {threads} processors")
+    session = OverRpc(params(farm, threads=threads))
+    try:
+        assert int(session.function("runtime.NumThreads")()) == threads
+    finally:
         session.close()
-    assert counts
-    assert all(found == wanted for wanted, found in counts)
+
+
+def test_more_threads_than_a_device_has_are_refused(farm):
+    wanted = params(farm, threads=4096)
+    with Worker() as worker:
+        reply = worker.request("open_session", wanted)
+    assert isinstance(reply, Failure)
+    assert reply.kind == "device"
+    assert "threads, not 4096" in reply.text
 
 
 def test_a_kernel_computes_there_what_numpy_does(there, library):
