@@ -11,6 +11,7 @@ to count what each device measured.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import tempfile
 import time
@@ -102,7 +103,7 @@ def _timed(station: Station, count: int, kernels: int) -> Row:
     built = [b for b in rig.build(sources) if isinstance(b, BuiltKernel)]
     # sessions open and libraries cross before the clock starts, as in a run of hours
     list(rig.time_all((built[n % len(built)], None) for n in range(2 * count)))
-    busy = psutil.cpu_percent(_BUSY_SECONDS) / 100 * (psutil.cpu_count() or 1)
+    busy = _others()
     with tempfile.TemporaryDirectory() as folder, Records(Path(folder) / "r.sqlite") as records:
         key = measure_key(_KERNEL, station.target, station.device, rig.protocol)
         began = time.monotonic()
@@ -121,6 +122,23 @@ def _timed(station: Station, count: int, kernels: int) -> Row:
         busy,
         tuple(str(i) for i in fleet.diary.incidents),
     )  # fmt: skip
+
+
+def _others() -> float:
+    """Processors that are kept busy by what is none of ours."""
+    before = _ours()
+    every = psutil.cpu_percent(_BUSY_SECONDS) / 100 * (psutil.cpu_count() or 1)
+    return max(0.0, every - (_ours() - before) / _BUSY_SECONDS)
+
+
+def _ours() -> float:
+    """Seconds of processors that this process, its workers and its devices took so far."""
+    me, seconds = psutil.Process(), 0.0
+    for process in (me, *me.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            seconds += times.user + times.system
+    return seconds
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -69,6 +69,8 @@ def _prepare() -> None:
         signal.signal(number, signal.SIG_IGN)
     for name in _ONE_THREAD:
         os.environ[name] = "1"
+    # TVM takes OMP_NUM_THREADS for its own pool otherwise, and no session could have a second thread
+    os.environ.setdefault("TVM_NUM_THREADS", str(os.cpu_count() or 1))
     session.become_subreaper()
 
 

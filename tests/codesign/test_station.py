@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from codesign.records import Records
 from codesign.runtime import Predictor
 from codesign.station import EMULATED, Station, open_station
 from codesign.where import Where
+from codesign.worker import Failure
 from targets.errors import TargetError
 from targets.target import find, host
 
@@ -162,3 +164,20 @@ def test_compiled_again_it_measures_no_kernel(farm, compiled, mlp):
     )
     assert again.latency.ok
     assert counts() == before
+
+
+def test_with_two_threads_it_computes_the_same(farm, mlp, tmp_path):
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("there are no two processors")
+    made = compile_model(
+        mlp, device=KEY, tracker=str(farm.tracker), threads=2, trials=1, output=tmp_path / "two"
+    )
+    assert made.latency.ok, made.latency.error
+    module, _ = mlp
+    x = np.random.default_rng(9).standard_normal((3, 37)).astype(np.float32)
+    with open_station(Where(threads=2, device=KEY, tracker=str(farm.tracker))) as station:
+        found = station.rig.run(made.bundle.path, {"input": x})
+    assert not isinstance(found, Failure), found
+    with torch.no_grad():
+        wanted = module(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(next(iter(found.values())), wanted, rtol=1e-4, atol=1e-5)

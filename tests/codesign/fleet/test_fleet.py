@@ -8,13 +8,19 @@ import time
 import numpy as np
 import pytest
 
+from benchmarks.faults.farm import KEY
+from codesign.build import KernelSource
 from codesign.devices.tracker import TrackerThread
 from codesign.devices.wire import Address
 from codesign.errors import UserError
 from codesign.fleet import Examination, Fleet, NoDeviceError, Wanted
 from codesign.fleet.fleet import _in_a_line
 from codesign.fleet.tracker import Queue, queue_of
+from codesign.measure import Rig
+from codesign.measurement import Protocol
+from codesign.reference_kernel import reference_kernel
 from codesign.worker import Failure, Reply
+from targets.target import host
 
 EXPECTED = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -73,7 +79,7 @@ def test_an_error_fits_in_a_line():
 
 def test_a_fleet_that_is_closed_leaves_nothing_behind(farm):
     before = {t.name for t in threading.enumerate()}
-    fleet = Fleet(Wanted(farm.tracker, "device"))
+    fleet = Fleet(Wanted(farm.tracker, KEY))
     reply = fleet.request("ask_device", {"what": "device.info"})
     assert not isinstance(reply, Failure), reply
     assert reply.result["name"] == "one"
@@ -81,25 +87,34 @@ def test_a_fleet_that_is_closed_leaves_nothing_behind(farm):
     fleet.close()
     assert all(member.worker.pid is None for member in fleet.members)
     until = time.monotonic() + 15
-    while queue_of(farm.tracker, "device").free == 0:
+    while queue_of(farm.tracker, KEY).free == 0:
         assert time.monotonic() < until
         time.sleep(0.05)
     assert not {t.name for t in threading.enumerate() if t.name.startswith("device")} - before
 
 
 def test_closing_ends_a_request_that_is_on_its_way(farm):
-    fleet = Fleet(Wanted(farm.tracker, "device"))
-    assert not isinstance(fleet.request("ping"), Failure)
-    # a key that nobody has: the worker hangs in a function of the device until it is killed
-    waits = fleet.submit("no such request")
-    fleet.close()
-    found = waits.result(timeout=10) if not waits.cancelled() else Failure("device", "cancelled")
-    assert isinstance(found, Failure)
+    long = Protocol(repeats=100_000, min_block_ms=50, max_seconds=100)
+    with Rig(host(), Protocol()) as here:
+        (built,) = here.build([KernelSource("reference", reference_kernel())])
+        params = {**built.to_json(), "protocol": long.to_json(), "give_up": None, "seed": 0}
+        fleet = Fleet(Wanted(farm.tracker, KEY))
+        waits = fleet.submit("time_kernel", params, deadline=120)
+        until = time.monotonic() + 30
+        while not fleet.members[0].holds:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        time.sleep(1.0)
+        assert not waits.done()
+        began = time.monotonic()
+        fleet.close()
+        assert time.monotonic() - began < 15
+    assert isinstance(waits.result(timeout=1), Failure)
 
 
 def test_several_devices_work_side_by_side(farm):
     farm.start("two")
-    with Fleet(Wanted(farm.tracker, "device")) as fleet:
+    with Fleet(Wanted(farm.tracker, KEY)) as fleet:
         assert fleet.parallel == len(fleet.members) == 2
         asked = [fleet.submit("ask_device", {"what": "device.info"}) for _ in range(12)]
         names = {a.result().result["name"] for a in asked}

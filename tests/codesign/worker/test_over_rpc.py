@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import math
+import os
 import shutil
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ from codesign.measurement import Protocol
 from codesign.reference_kernel import reference_kernel
 from codesign.runtime import Predictor
 from codesign.tensors import pack, unpack
-from codesign.worker import Failure, over_rpc
+from codesign.worker import Failure, Worker, over_rpc
 from codesign.worker.over_rpc import DeviceError, OverRpc, RemoteProgram
 from targets.target import host
 
@@ -112,6 +113,26 @@ def test_processors_are_pinned(farm):
         assert "0" in str(session.told["pinned"])
     finally:
         session.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_session_has_the_threads_that_it_asked_for(farm, threads):
+    if (os.cpu_count() or 1) < threads:
+        pytest.skip(f"there are no {threads} processors")
+    session = OverRpc(params(farm, threads=threads))
+    try:
+        assert int(session.function("runtime.NumThreads")()) == threads
+    finally:
+        session.close()
+
+
+def test_more_threads_than_a_device_has_are_refused(farm):
+    wanted = params(farm, threads=4096)
+    with Worker() as worker:
+        reply = worker.request("open_session", wanted)
+    assert isinstance(reply, Failure)
+    assert reply.kind == "device"
+    assert "threads, not 4096" in reply.text
 
 
 def test_a_kernel_computes_there_what_numpy_does(there, library):
