@@ -27,6 +27,9 @@ def sweep_model(
     search_quality: Quality | None = None,
     target: str = "host",
     threads: int = 1,
+    device: str | None = None,
+    tracker: str | None = None,
+    cpus: str = "",
     output: str | Path = "runs/sweep",
     records: str | Path | None = None,
     max_latency_ms: float | None = None,
@@ -53,6 +56,7 @@ def sweep_model(
         search_quality: steers the search on other data than ``quality``; default: the same.
         target: a name of ``codesign targets``.
         threads: of the compressed models.
+        device, tracker, cpus: measure on the devices of this key; see `codesign.where.Where`.
         output: folder of the run; the same call goes on with a run that was stopped.
         records: file of all measurements; default: beside ``output``.
         max_latency_ms, min_quality, max_loss, max_size_mb: goals; all are optional.
@@ -76,6 +80,9 @@ def sweep_model(
         Goal(metric, max_latency_ms, min_quality, max_loss, max_size_mb, size),
         records=None if records is None else str(records),
         threads=threads,
+        device=device,
+        tracker=tracker,
+        cpus=cpus,
         passes=passes,
         output=str(output),
         trials=trials,

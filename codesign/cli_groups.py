@@ -17,8 +17,10 @@ def group_with(default: str, alone: str | None = None) -> type[TyperGroup]:
     class WithDefault(TyperGroup):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             words = [a for a in args if not a.startswith("-")]
-            if words and args[0] not in self.commands:
+            if words and words[0] not in self.commands:
                 args = [default, *args]
+            elif words and args[0] != words[0]:  # options before the command are the command's
+                args = [words[0], *(a for a in args if a != words[0])]
             elif alone is not None and not words and "--help" not in args:
                 args = [alone, *args]
             return super().parse_args(ctx, args)
