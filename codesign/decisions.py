@@ -16,6 +16,9 @@ from codesign.frozen import digest
 
 _TARGETS_OWN = frozenset({"Fuse", "Parallel", "Tensorize", "EnterPostproc"})
 
+_OFFSETS = "codesign.offsets"
+"""Annotations of SDOT's correction, which other dot products need not."""
+
 
 def decisions(schedule: Schedule) -> str:
     """16 hex digits; equal for schedules of one kernel in which the same was decided."""
@@ -24,6 +27,8 @@ def decisions(schedule: Schedule) -> str:
     steps: list[Any] = []
     for instruction in trace.insts:
         kind = str(instruction.kind.name)
+        if kind == "Annotate" and str(instruction.attrs[0]).startswith(_OFFSETS):
+            continue
         if kind in _TARGETS_OWN:
             if kind == "Fuse":  # a place within the fused loops is one within the innermost
                 names[instruction.outputs[0]] = names.get(instruction.inputs[-1], "")

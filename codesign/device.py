@@ -32,7 +32,7 @@ def target_key(target: Target) -> str:
             "threads": target.threads,
             "triple": target.triple,
             "l2_bytes": target.l2_bytes,
-            "gpu": None if target.gpu is None else asdict(target.gpu),
+            **({} if target.gpu is None else {"gpu": asdict(target.gpu)}),
         }
     )
 

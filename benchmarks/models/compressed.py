@@ -112,8 +112,11 @@ class Comparison:
         if same:
             assert self.moved == 0
         else:
-            least = 0.0 if own_sums else 3 * self.error
-            assert self.moved > least, "what the compression does cannot be told from rounding"
+            # a code that falls to the other side moves an output by a good part of what quantising does
+            least = 0.0 if own_sums else (1.5 if coarse else 3.0) * self.error
+            assert self.moved > least, (
+                f"moved {self.moved}, error {self.error}: cannot be told from rounding"
+            )
         assert self.error <= (COARSE_LIMIT if coarse else EXACT_LIMIT)
         assert own_sums or self.share <= COARSE_SHARE
 

@@ -70,7 +70,10 @@ def _prepare() -> None:
     for name in _ONE_THREAD:
         os.environ[name] = "1"
     # TVM takes OMP_NUM_THREADS for its own pool otherwise, and no session could have a second thread
-    os.environ.setdefault("TVM_NUM_THREADS", str(os.cpu_count() or 1))
+    # (and whoever starts the server may have meant his own threads by it)
+    wanted = os.environ.get("TVM_NUM_THREADS", "")
+    most = max(int(wanted) if wanted.isdigit() else 0, os.cpu_count() or 1)
+    os.environ["TVM_NUM_THREADS"] = str(most)
     session.become_subreaper()
 
 

@@ -41,7 +41,8 @@ def test_a_frontier_of_three_objectives_says_so(tmp_path):
 def test_the_fixed_names(tmp_path):
     data = json.loads(FRONTIER.write(tmp_path / "frontier.json").read_text())
     fixed = {"model", "target", "threads", "protocol", "baselines", "points", "objectives"}
-    assert set(data) == fixed
+    assert set(data) == fixed | {"emulated"}
+    assert data["emulated"] is False
     assert data["objectives"] == ["latency", "quality"]
     assert data["baselines"] == [{"name": "dense", "latency_ms": 15.0, "quality": {"mrr": 0.541}}]
     assert data["points"] == [

@@ -97,8 +97,9 @@ def test_it_tells_who_it_is(there):
     story = there.story()
     assert story["serial"] == "one"
     assert story["emulated"] is False
-    assert "state" in story
+    assert "memory_free_bytes" in story["after"]
     assert there.meter().others() >= 0
+    assert "memory_free_bytes" in there.story()["before"]
 
 
 def test_what_it_has_not_is_none(there):
