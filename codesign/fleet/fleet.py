@@ -36,7 +36,7 @@ PATIENCE = 120.0
 """Seconds that a request waits for any device of the key, before the run is stopped."""
 
 STRIKES = 2
-"""Failures on devices that are well, after which a request is at fault."""
+"""Failures on devices that were found well afterwards, after which a request is at fault."""
 
 MOST = 8
 """Devices that measure side by side, at most."""
@@ -102,7 +102,7 @@ class _Case:
 
     @property
     def guilty(self) -> bool:
-        return self._strikes >= STRIKES or (self._strikes > 0 and len(self._on) > 1)
+        return self._strikes >= STRIKES
 
     def verdict(self) -> Failure:
         """The last failure, with why it is not the device's."""
