@@ -468,7 +468,8 @@ def main(argv: list[str] | None = None) -> None:
         try:
             app(args=argv)
         except CodesignError as error:
-            err.print(f"error: {error}", style="red", markup=False, highlight=False)
+            # not wrapped: paths and commands are to be copied
+            err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
             sys.exit(getattr(error, "exit_code", 2))
         except KeyboardInterrupt:
             _stopped()

@@ -87,13 +87,13 @@ def examine_device(
 
 
 def _settled(client: TrackerClient, key: str) -> dict[str, Any]:
-    """The tracker's answer, once no server of the key is just about to offer itself."""
+    """The tracker's answer, once a server is free, or none is about to offer itself or to end a session."""
     until = time.monotonic() + _SETTLE_SECONDS
     while True:
         status = client.status()
         states = {s["state"] for s in status["servers"] if s["key"] == key}
         free = status["queues"].get(key, {}).get("free")
-        if free or not states & {"idle", "starting", "free"} or time.monotonic() > until:
+        if free or not states & {"idle", "starting", "free", "busy"} or time.monotonic() > until:
             return status
         time.sleep(0.1)
 
