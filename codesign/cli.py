@@ -473,8 +473,8 @@ def main(argv: list[str] | None = None) -> None:
             sys.exit(getattr(error, "exit_code", 2))
         except KeyboardInterrupt:
             _stopped()
-        except SystemExit:  # typer makes one of Ctrl-C, without a word
-            if interrupts.seen:
+        except SystemExit as ending:  # typer makes one of Ctrl-C, without a word
+            if interrupts.seen and ending.code == 130:
                 _stopped()
             raise
         except Exception:

@@ -125,12 +125,17 @@ def lanes_registers(outputs: int, target: Target, int8: bool = False) -> int:
 def takes_vectors(sch: s_tir.Schedule, anchor: Block, target: Target) -> bool:
     """True if a product is done by whole vectors of inputs, each of their numbers or groups by weights.
 
-    Not where inputs are no whole vectors, or lie anywhere, as those of a sparse product.
+    Not where inputs are no whole vectors, or lie anywhere, as those of a sparse product, nor where fewer outputs
+    than a block are computed, because the epilogue reads no more.
     """
     buffer = written(sch, anchor)
     if index_reads(sch, anchor) or vectors_name(target, buffer) is None:
         return False
     loops = sch.get_loops(anchor)
+    kinds = [v.iter_type for v in sch.get(anchor).iter_vars]
+    outputs = loops[-1 - kinds.count(tirx.IterVar.CommReduce)]
+    if extent(sch, outputs) < int(buffer.shape[-1]):
+        return False
     if buffer.dtype == "int32":
         return extent(sch, loops[-2]) % GROUPS == 0
     return extent(sch, loops[-1]) % inputs_of(target, str(buffer.dtype)) == 0
