@@ -132,8 +132,10 @@ def _last_exit(status: Callable[[], dict[str, Any]], key: str) -> str:
 def _eventually(condition: Callable[[], Any], seconds: float = SECONDS) -> bool:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        if condition():
-            return True
+        # what is not there yet raises
+        with contextlib.suppress(StopIteration, LookupError, TypeError):
+            if condition():
+                return True
         time.sleep(0.05)
     return False
 
