@@ -89,3 +89,28 @@ def mlp() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     layers = [torch.nn.Linear(37, 96), torch.nn.GELU(), torch.nn.Linear(96, 41), torch.nn.ReLU()]
     module = torch.nn.Sequential(*layers, torch.nn.Linear(41, 7)).eval()
     return module, {"input": torch.zeros(3, 37)}
+
+
+@pytest.fixture(scope="session")
+def cross_linker() -> None:
+    """Skip where nothing can be linked for AArch64."""
+    from targets.errors import TargetError
+    from targets.link import find_linker
+    from targets.target import find
+
+    try:
+        find_linker(find("aarch64"))
+    except TargetError as error:
+        pytest.skip(f"{error.got}: {error.next}")
+
+
+@pytest.fixture(scope="session")
+def machine_of() -> Callable[[Path], int]:
+    """The processor that a library is for: e_machine of an ELF file (ELF specification, header at byte 18)."""
+
+    def machine_of(library: Path) -> int:
+        head = library.read_bytes()[:20]
+        assert head[:4] == b"\x7fELF"
+        return int.from_bytes(head[18:20], "little")
+
+    return machine_of

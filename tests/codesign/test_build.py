@@ -1,40 +1,19 @@
 """Kernels and models built by a worker for a processor that is not this machine's."""
 
 import platform
-from pathlib import Path
 
 import pytest
 from tvm import relax
 
 from codesign.build import BuiltKernel, KernelSource, build_kernels, build_model
 from codesign.worker import Failure, Worker
-from targets.errors import TargetError
 from targets.kernels.norm import layer_norm
 from targets.kernels.spaces import schedules
-from targets.link import find_linker
 from targets.target import find
 
 AARCH64 = 183  # EM_AARCH64 in an ELF header
 MACHINES = {"x86_64": 62, "aarch64": AARCH64}
 ARM = find("aarch64-dotprod")
-
-
-def why_not():
-    """Why nothing can be linked for AArch64 here; None if it can."""
-    try:
-        find_linker(ARM)
-    except TargetError as error:
-        return f"{error.got}: {error.next}"
-    return None
-
-
-links = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
-
-
-def machine_of(library: Path) -> int:
-    content = library.read_bytes()
-    assert content[:4] == b"\x7fELF"
-    return int.from_bytes(content[18:20], "little")
 
 
 def model():
@@ -54,8 +33,8 @@ def worker():
         yield worker
 
 
-@links
-def test_kernels_for_another_processor(worker, tmp_path):
+@pytest.mark.usefixtures("cross_linker")
+def test_kernels_for_another_processor(worker, machine_of, tmp_path):
     func = schedules(layer_norm((3, 16), 1e-5), ARM, limit=1)[0].mod["main"]
     (built,) = build_kernels([worker], [KernelSource("norm", func)], ARM, tmp_path)
     assert isinstance(built, BuiltKernel), built
@@ -63,14 +42,14 @@ def test_kernels_for_another_processor(worker, tmp_path):
     assert f"__tvm_ffi_{built.symbol}".encode() in built.library.read_bytes()
 
 
-@links
-def test_a_model_for_another_processor(worker, tmp_path):
+@pytest.mark.usefixtures("cross_linker")
+def test_a_model_for_another_processor(worker, machine_of, tmp_path):
     library = build_model(worker, model(), ARM, tmp_path / "model.so")
     assert not isinstance(library, Failure), library
     assert machine_of(library) == AARCH64
 
 
-def test_a_model_for_this_machine(worker, tmp_path):
+def test_a_model_for_this_machine(worker, machine_of, tmp_path):
     library = build_model(worker, model(), find("host"), tmp_path / "model.so")
     assert not isinstance(library, Failure), library
     assert machine_of(library) == MACHINES[platform.machine()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 
 import numpy as np
 import pytest
@@ -22,20 +21,13 @@ TARGETS = ["host", "aarch64", "raspberry-pi-4"]
 E_MACHINE = {"x86_64": 62, "aarch64": 183}
 
 
-def machine_of(library):
-    """e_machine of an ELF file (ELF specification, header at byte 18)."""
-    head = library.read_bytes()[:20]
-    assert head[:4] == b"\x7fELF"
-    return struct.unpack_from("<H", head, 18)[0]
-
-
 @pytest.fixture(scope="module")
-def made(mlp, tmp_path_factory):
+def made(mlp, cross_linker, tmp_path_factory):
     folder = tmp_path_factory.mktemp("many") / "mlp"
     return compile_targets(mlp, [*TARGETS, "aarch64"], trials=1, output=folder)
 
 
-def test_there_is_a_bundle_for_each_target_once(made):
+def test_there_is_a_bundle_for_each_target_once(made, machine_of):
     assert made.ok
     assert [a.name for a in made.attempts] == TARGETS
     for attempt in made.attempts:
@@ -99,6 +91,7 @@ def failing(name, error):
     return compile_one
 
 
+@pytest.mark.usefixtures("cross_linker")
 def test_a_target_that_fails_costs_none_of_the_others(mlp, tmp_path, monkeypatch):
     monkeypatch.setattr(
         compile_many, "compile_prepared", failing("aarch64", UserError("the code is too long"))
@@ -142,6 +135,7 @@ def words(tmp_path):
     return [*words, "-t", "host", "-t", "aarch64", "-o", str(tmp_path / "all")]
 
 
+@pytest.mark.usefixtures("cross_linker")
 def test_the_command_compiles_for_all_of_them(words):
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output

@@ -65,7 +65,8 @@ def test_every_schedule(run, target, codes):
     x, func = rows((4,), k), weight_only((4,), k, n, target.block, codes)
     assert space_name(func) == "linear_weight_only"
     results = [y for (y,) in run(func, target, [x, *packed], every=True)]
-    assert len(results) >= 5
+    # cores that do not reorder instructions leave more registers to loads: one tile less
+    assert len(results) >= (5 if target.in_order else 6)
     for y in results:
         within(y, x, weight, codes)
 
@@ -154,4 +155,4 @@ def test_what_does_not_fit_is_not_packed():
 def test_tiles_keep_rows_together_and_threads_busy():
     target = find("x86-64-v4", 2)
     func = weight_only((4,), 64, 8 * target.block, target.block, Codes(8, 32))
-    assert len(schedules(func, target)) >= 5
+    assert len(schedules(func, target)) >= 6
