@@ -279,12 +279,18 @@ PLATFORMS: dict[str, Target] = {
 HOST_NAMES = ("host", "this-machine")
 
 
+def best_for(vendor: str, features: frozenset[str]) -> Target | None:
+    """The best known target that a processor can run, by its maker and the features it really has."""
+    fits = (t for t in KNOWN.values() if t.vendor in ("", vendor) and t.features <= features)
+    return next(fits, None)
+
+
 def host(threads: int = 1) -> Target:
-    """The best known target that this machine can run, by the features it really has."""
+    """The best known target that this machine can run."""
     cpu = this_processor()
-    for target in KNOWN.values():
-        if target.vendor in ("", cpu.vendor) and target.features <= cpu.features:
-            return replace(target, description=cpu.model).with_threads(threads)
+    found = best_for(cpu.vendor, cpu.features)
+    if found is not None:
+        return replace(found, description=cpu.model).with_threads(threads)
     raise TargetError(
         "no target fits this machine",
         got=f"{cpu.model}: {' '.join(sorted(cpu.features)) or 'no features told'}",

@@ -179,7 +179,7 @@ def wait_until_fit(
     read_state: Callable[[], DeviceState],
     gate: Gate,
     patience_seconds: float,
-    sleep: Callable[[float], None] = time.sleep,
+    sleep: Callable[[float], object] = time.sleep,
     now: Callable[[], float] = time.monotonic,
     say: Callable[[str], None] = lambda text: None,
     *,

@@ -41,7 +41,7 @@ class Fitness:
                 lambda: _state_of(member),
                 self._gate,
                 self._patience,
-                sleep=lambda seconds: void(self._sleep(seconds)),
+                sleep=self._sleep,
             )
         except LookupError:
             return True  # it tells nothing, or is gone, which the request will show
@@ -53,10 +53,6 @@ class Fitness:
             return False
         self._looked[member.device] = time.monotonic()
         return True
-
-
-def void(result: object) -> None:
-    """Nothing, for who wants no result."""
 
 
 def _state_of(member: Member) -> DeviceState:

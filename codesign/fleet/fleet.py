@@ -287,13 +287,13 @@ class Fleet:
                     next=f"on the device: {INSTALL}",
                 )  # fmt: skip
             then = "it is left alone"
-        else:
-            member.drop()
-            then = "tried again"
-        if failure.kind == RESTING:
+        elif failure.kind == RESTING:
             self._closing.wait(_STEP_SECONDS)
             return False
-        if failure.kind != ABSENT:
+        elif failure.kind == ABSENT:
+            then = "tried again"
+        else:
+            member.drop()
             then = f"rests {self.breakers.failed(member.address):.0f} s"
         self.diary.note(device, f"no session: {failure}", time.monotonic() - began, then)
         return False
@@ -343,9 +343,8 @@ class Fleet:
 
     def _lose_patience(self, case: _Case) -> None:
         if any(member.holds for member in self.members):
-            case.without = (
-                time.monotonic()
-            )  # there is a device, it is only busy with another request
+            # there is a device, it is only busy with another request
+            case.without = time.monotonic()
         waited = time.monotonic() - case.without
         self.diary.waited(waited, "a device")
         if waited > self.patience:
@@ -379,6 +378,4 @@ class Fleet:
 
 def _in_a_line(error: UserError) -> str:
     """What happened and what was got."""
-    what, *rest = str(error).splitlines()
-    got = next((line.split("got:", 1)[1].strip() for line in rest if "got:" in line), "")
-    return f"{what}: {got}" if got else what
+    return f"{error.what}: {error.got}" if error.got else error.what

@@ -17,7 +17,7 @@ from targets.cpu import parse_cpuinfo
 from targets.description import DeviceDescription
 from targets.detect import DeviceFacts, describe
 from targets.device_targets import device_targets
-from targets.target import HOST_NAMES, KNOWN, Target, find
+from targets.target import HOST_NAMES, KNOWN, Target, best_for, find
 
 _SECONDS = 60.0
 
@@ -100,12 +100,10 @@ class Identity:
         target = find(name)
         if not self.facts:
             return target
-        machine, missing = str(self.facts["machine"]), target.features - self.features
-        if machine != target.architecture or missing:
-            lacks = f" without {', '.join(sorted(missing))}" if missing else ""
+        if lacks := self._lacks(target.architecture, target.features):
             raise UserError(
                 f"the device cannot run code for {name}",
-                got=f"{self.name}: {machine}{lacks}",
+                got=f"{self.name}: {lacks}",
                 allowed=f"{target.architecture} with {' '.join(sorted(target.features))}",
                 next="leave --target out to compile for what the device is",
             )
@@ -115,23 +113,27 @@ class Identity:
         """Raise UserError if the device cannot run a bundle made for the target of its manifest."""
         if not self.facts:
             return
-        machine = made_for["machine"]
-        missing = set(made_for["features"]) - self.features
-        if machine != self.facts["machine"] or missing:
+        if lacks := self._lacks(made_for["machine"], frozenset(made_for["features"])):
             raise UserError(
                 "this bundle is for another device",
-                got=f"{self.name}: {self.facts['machine']}, without {', '.join(sorted(missing)) or 'nothing'}",
+                got=f"{self.name}: {lacks}",
                 allowed=f"{made_for['name']}: {' '.join(made_for['features'])}",
                 next="compile it for this device: codesign compile MODEL --device KEY",
             )
 
+    def _lacks(self, architecture: str, features: frozenset[str]) -> str:
+        """What the device is, if that is not enough for code of an architecture with features; else ""."""
+        machine, missing = str(self.facts["machine"]), features - self.features
+        if machine == architecture and not missing:
+            return ""
+        return f"{machine} without {', '.join(sorted(missing))}" if missing else machine
+
     def _best(self) -> Target:
         if self.facts.get("machine") == "x86_64":
             vendor, model, features = parse_cpuinfo(str(self.facts.get("cpuinfo", "")))
-            for target in KNOWN.values():  # as `targets.target.host`
-                fits = target.vendor in ("", vendor) and target.features <= features
-                if target.architecture == "x86_64" and fits:
-                    return target
+            found = best_for(vendor, features)
+            if found is not None:
+                return found
             raise UserError(
                 "no target fits the device", got=f"{self.name}: {model or 'no processor told'}",
                 allowed=", ".join(n for n, t in KNOWN.items() if t.architecture == "x86_64"),

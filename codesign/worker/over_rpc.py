@@ -84,13 +84,13 @@ class OverRpc:
         )
         self.device = self._session.cl() if params["kind"] == "opencl" else self._session.cpu()
         self.kind = str(params["kind"])
+        self._functions: dict[str, Any] = {}
         info = self.ask("device.info")
         self.told: dict[str, Any] = {
             "serial": f"{host}:{port}",
             "stock": info is None,
             **(info or {}),
         }
-        self._functions: dict[str, Any] = {}
         self._libraries: dict[tuple[str, int, int], tvm.runtime.Module] = {}
         self._kept: dict[str, tvm.runtime.Tensor] = {}
         self._bytes = 0
@@ -119,7 +119,6 @@ class OverRpc:
 
     def ask(self, what: str, *arguments: str) -> Any:
         """What our server's ``codesign.<what>`` says, from JSON; None if it has none."""
-        self._functions = getattr(self, "_functions", {})
         function = self.function(f"codesign.{what}")
         return None if function is None else json.loads(function(*arguments))
 
