@@ -52,6 +52,10 @@ EXACT_LIMIT, COARSE_LIMIT = 1e-4, 3e-2
 COARSE_SHARE = 0.2
 """Root mean square error, of what the compression itself does to the outputs."""
 
+INPUTS, ORDERS, STEADY = 8, 3, 0.02
+"""Inputs among which one is looked for whose outputs move by at most so much, of what the compression does to
+them, when sums are taken in so many other orders."""
+
 
 @dataclass(frozen=True)
 class Changes:
@@ -112,8 +116,7 @@ class Comparison:
         if same:
             assert self.moved == 0
         else:
-            # a code that falls to the other side moves an output by a good part of what quantising does
-            least = 0.0 if own_sums else (1.5 if coarse else 3.0) * self.error
+            least = 0.0 if own_sums else 3.0 * self.error
             assert self.moved > least, (
                 f"moved {self.moved}, error {self.error}: cannot be told from rounding"
             )
@@ -194,11 +197,13 @@ class Network:
             partitions[number] = tuple(pairwise(sorted(ends | {start, end})))
         return Changes(self.subject.model, {}, partitions=partitions)
 
-    def in_pytorch(self, changes: Changes) -> Callable[[Sequence[NDArray[Any]]], Outputs]:
-        """The original module, changed in the same way."""
+    def in_pytorch(
+        self, changes: Changes, disturbed: int | None = None
+    ) -> Callable[[Sequence[NDArray[Any]]], Outputs]:
+        """The original module, changed in the same way; its sums in another order by a seed."""
         origin = self.named or self.subject
         sites = origin.sites
-        twin = Twin(self.module, origin.model.weights)
+        twin = Twin(self.module, origin.model.weights, disturbed)
         weights = self._by_parameter(changes.weights)
         for site in sites.linears:
             if {site.weight, site.bias} & set(weights):
@@ -246,15 +251,43 @@ class Network:
 
     def compare(self, changes: Changes) -> list[Comparison]:
         """The outputs of the compiled compressed graph against PyTorch, on an input that calibration has not seen."""
-        named = draw(self.subject.model, seed=SAMPLES)
-        inputs = list(named.values())
-        outputs = (
-            run(changes.model, inputs, changes.partitions),
-            self.in_pytorch(changes)(inputs),
-            self.in_pytorch(Changes(self.subject.model, {}))(inputs),
-        )
-        mask = named.get("attention_mask")
-        return [Comparison.of(*(_real(y, mask) for y in one)) for one in zip(*outputs, strict=True)]
+        one = self._steady(changes)
+        built = run(changes.model, list(one.named.values()), changes.partitions)
+        return one.against(built)
+
+    def _steady(self, changes: Changes) -> _Input:
+        """The input that depends least on the order of sums, by PyTorch alone.
+
+        A value between two codes becomes one or the other by the order of the sums before it, and either moves
+        the outputs by a good part of what quantising does.
+        """
+        found: list[tuple[float, _Input]] = []
+        for seed in range(SAMPLES, SAMPLES + INPUTS):
+            named = draw(self.subject.model, seed=seed)
+            inputs = list(named.values())
+            dense = self.in_pytorch(Changes(self.subject.model, {}))(inputs)
+            one = _Input(named, self.in_pytorch(changes)(inputs), dense)
+            orders = range(ORDERS if changes.seen else 0)
+            others = [self.in_pytorch(changes, order)(inputs) for order in orders]
+            moved = max((y.share for other in others for y in one.against(other)), default=0.0)
+            if moved <= STEADY:
+                return one
+            found.append((moved, one))
+        return min(found, key=lambda pair: pair[0])[1]
+
+
+@dataclass(frozen=True)
+class _Input:
+    """An input by name, with what PyTorch gives for it: compressed and not."""
+
+    named: Mapping[str, NDArray[Any]]
+    wanted: Outputs
+    dense: Outputs
+
+    def against(self, found: Outputs) -> list[Comparison]:
+        mask = self.named.get("attention_mask")
+        outputs = zip(found, self.wanted, self.dense, strict=True)
+        return [Comparison.of(*(_real(y, mask) for y in one)) for one in outputs]
 
 
 def run(

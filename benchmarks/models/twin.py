@@ -43,6 +43,9 @@ BLOCKS = (
 )
 """Classes of modules that are sections: without one, its output is its input."""
 
+ROUNDING = 3e-7
+"""How far float32's sums in two orders are apart, of the largest value of a row: a few units in its last place."""
+
 _LOWEST = -1e30
 """Added to the scores of tokens that are gone."""
 
@@ -53,9 +56,14 @@ class Twin:
     Args:
         module: the original.
         weights: of the canonical model, by the names of the module's parameters.
+        disturbed: seed of what rounding adds to each value before it becomes a code, as another order of
+            sums would; None for nothing.
     """
 
-    def __init__(self, module: nn.Module, weights: Mapping[str, Array]) -> None:
+    def __init__(
+        self, module: nn.Module, weights: Mapping[str, Array], disturbed: int | None = None
+    ) -> None:
+        self._noise = None if disturbed is None else np.random.default_rng(disturbed)
         self._module = copy.deepcopy(module).double().eval()
         self._original = module
         self._weights = weights
@@ -97,7 +105,11 @@ class Twin:
             order = np.arange(x.shape[-1])
             if isinstance(module, nn.Linear):
                 order = self._order(site.weight, x.shape[-1])
-            seen = _seen(x.numpy()[..., order].astype(np.float32), how)[..., np.argsort(order)]
+            values = x.numpy()[..., order]
+            if self._noise is not None:
+                noise = self._noise.uniform(-ROUNDING, ROUNDING, values.shape)
+                values = values + noise * np.abs(values).max(-1, keepdims=True)
+            seen = _seen(values.astype(np.float32), how)[..., np.argsort(order)]
             made = torch.as_tensor(seen).double()
             return (made.movedim(-1, 1) if isinstance(module, nn.Conv2d) else made,)
 
