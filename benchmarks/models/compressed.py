@@ -49,7 +49,7 @@ SAMPLES = 6
 EXACT_LIMIT, COARSE_LIMIT = 1e-4, 3e-2
 """Largest error, of the largest output."""
 
-COARSE_SHARE = 0.2
+COARSE_SHARE = 0.1
 """Root mean square error, of what the compression itself does to the outputs."""
 
 INPUTS, ORDERS, STEADY = 8, 3, 0.02
