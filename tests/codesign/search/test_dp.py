@@ -1,5 +1,4 @@
 import itertools
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -92,11 +91,9 @@ def encoder(groups=24, options=10):
     return Tables(tuple(layers), 1e-4)
 
 
-def test_twelve_layers_take_well_under_a_second():
-    start = time.perf_counter()
+def test_of_ten_to_the_24_plans_a_frontier_of_hundreds_is_left():
     plans = solve(encoder())
-    assert time.perf_counter() - start < 2.0  # about 0.1 s on a quiet machine
-    assert len(plans) > 500
+    assert 500 < len(plans) <= 2000  # of 2000 bins, one label each at most
     assert all(a.error > b.error for a, b in itertools.pairwise(plans))
 
 
