@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from codesign import cli
-from codesign.cli import main, parse_dims
+from codesign.cli import main
+from codesign.cli.options import parse_dims
 from codesign.errors import UserError
 from codesign.loop.workshop import BuildError
 from targets.catalog import catalog_targets

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from codesign.cli_groups import group_with
-from codesign.console import JsonFlag, emit, out
+from codesign.cli.console import emit, out
+from codesign.cli.groups import group_with
+from codesign.cli.options import JsonFlag
 
 app = typer.Typer(
     cls=group_with("show"),

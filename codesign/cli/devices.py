@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import statistics
 import sys
@@ -12,32 +11,29 @@ from typing import Annotated, Any
 
 import typer
 
+from codesign.cli.console import emit
+from codesign.cli.devices_emulate import emulate
+from codesign.cli.options import DEFAULT_TRACKER, JsonFlag, TrackerAt
 from codesign.devices import wire
 from codesign.devices.client import TrackerClient
-from codesign.devices.emulate import emulate
 from codesign.devices.serving import EXPOSED, make_options, serve, tracker_address
 from codesign.devices.wire import Address
 from codesign.errors import UserError
 
-devices_app = typer.Typer(
+app = typer.Typer(
     help="Phones and boards reached over the network: their tracker, their servers, their health.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
-devices_app.command(
+app.command(
     epilog="Examples: codesign devices emulate arm64 | codesign devices emulate arm64 --devices 2"
 )(emulate)
 
-TrackerAt = Annotated[
-    str, typer.Option("--tracker", envvar="CODESIGN_TRACKER", help="HOST:PORT of the tracker.")
-]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
 Seconds = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for answers.")]
 Which = Annotated[str, typer.Argument(help="A key (all its devices), or HOST:PORT of one device.")]
-DEFAULT_TRACKER = f"127.0.0.1:{wire.TRACKER_PORT}"
 
 
-@devices_app.command(
+@app.command(
     epilog="Examples: codesign devices tracker | codesign devices tracker --host 0.0.0.0 --port 9190"
 )
 def tracker(
@@ -81,7 +77,7 @@ async def _until_signal(serving: Any) -> None:
     await task
 
 
-@devices_app.command(
+@app.command(
     "serve",
     epilog="Examples: codesign devices serve --key pi5 --tracker 192.168.1.10:9190 --host 0.0.0.0 | "
     "on a board without the command line: python -m codesign.devices.server --key pi5 ...",
@@ -127,7 +123,7 @@ def serve_command(
     raise typer.Exit(serve(options))
 
 
-@devices_app.command(
+@app.command(
     "list",
     epilog="Examples: codesign devices list | codesign devices list --tracker 192.168.1.10:9190 --json",
 )
@@ -141,7 +137,7 @@ def list_command(
     _show(status, as_json, lambda: devices_table(status))
 
 
-@devices_app.command(epilog="Example: codesign devices queue")
+@app.command(epilog="Example: codesign devices queue")
 def queue(
     tracker: TrackerAt = DEFAULT_TRACKER, timeout: Seconds = 5.0, as_json: JsonFlag = False
 ) -> None:
@@ -152,7 +148,7 @@ def queue(
     _show(status["queues"], as_json, lambda: queue_table(status))
 
 
-@devices_app.command(epilog="Example: codesign devices ping pi5 --count 50")
+@app.command(epilog="Example: codesign devices ping pi5 --count 50")
 def ping(
     key: Annotated[str, typer.Argument(help="Key of the device.")],
     tracker: TrackerAt = DEFAULT_TRACKER,
@@ -196,7 +192,7 @@ def _ping_text(result: dict[str, Any]) -> str:
     )
 
 
-@devices_app.command(
+@app.command(
     epilog="Examples: codesign devices drain pi5 | codesign devices drain 192.168.1.21:9090"
 )
 def drain(
@@ -209,7 +205,7 @@ def drain(
     _command("drain", which, tracker, timeout, as_json)
 
 
-@devices_app.command(epilog="Example: codesign devices resume pi5")
+@app.command(epilog="Example: codesign devices resume pi5")
 def resume(
     which: Which,
     tracker: TrackerAt = DEFAULT_TRACKER,
@@ -220,7 +216,7 @@ def resume(
     _command("resume", which, tracker, timeout, as_json)
 
 
-@devices_app.command(epilog="Example: codesign devices forget 192.168.1.21:9090")
+@app.command(epilog="Example: codesign devices forget 192.168.1.21:9090")
 def forget(
     which: Which,
     tracker: TrackerAt = DEFAULT_TRACKER,
@@ -268,7 +264,7 @@ def _status(tracker: str, timeout: float) -> dict[str, Any]:
 
 def _show(value: Any, as_json: bool, people: Any) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        emit(value)
         return
     from rich.console import Console
 

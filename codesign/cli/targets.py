@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from codesign.cli_groups import group_with
-from codesign.console import JsonFlag, emit, err, out
-from codesign.devices.cli import DEFAULT_TRACKER, TrackerAt
+from codesign.cli.console import emit, err, out
+from codesign.cli.groups import group_with
+from codesign.cli.options import DEFAULT_TRACKER, JsonFlag, TrackerAt
 
 app = typer.Typer(
     cls=group_with("show", alone="list"),

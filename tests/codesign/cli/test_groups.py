@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from codesign.cli_groups import group_with
+from codesign.cli.groups import group_with
 
 
 def made(alone=None):

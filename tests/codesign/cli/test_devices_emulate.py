@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from codesign.devices import emulate as command
-from codesign.devices.emulate import emulate
+from codesign.cli import devices_emulate as command
+from codesign.cli.devices_emulate import emulate
 from codesign.devices.emulator import EmulatedRoot
 from codesign.errors import UserError
 
