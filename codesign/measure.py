@@ -9,7 +9,6 @@ import random
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from codesign.build import BuiltKernel, KernelSource, build_kernels
 from codesign.conditions import DeviceState, noted
-from codesign.fleet import Examination, Fleet, NoDeviceError
+from codesign.fleet import Examination, Fleet
 from codesign.machine import cores
 from codesign.measurement import Measurement, Protocol, median, summarize
 from codesign.reference_kernel import reference_for
@@ -128,18 +127,13 @@ class Rig:
         workers = (self.worker, *self._helpers)
         return build_kernels(workers, kernels, self.target, self.folder)
 
-    @property
-    def parallel(self) -> int:
-        """Kernels that are timed side by side: on one machine never more than one."""
-        return self.fleet.parallel if self.fleet is not None else 1
-
     def time_all(
         self, items: Iterable[tuple[BuiltKernel | Failure, float | None]]
     ) -> Iterator[tuple[int, TimedKernel]]:
         """As `time`, of many kernels, each with the seconds at which it is given up.
 
-        Several devices time side by side. One takes an item when the result before it was consumed, so that
-        the items may depend on it.
+        Several devices time side by side. A single one, or this machine, takes an item when the result before
+        it was consumed, so that the items may depend on it.
 
         Returns:
             Number of the item and its result, as they come, so that each can be kept at once.
@@ -147,33 +141,15 @@ class Rig:
         Raises:
             NoDeviceError: after all results that there are.
         """
-        if self.parallel == 1:
-            for number, (kernel, seconds) in enumerate(items):
-                yield number, self.time(kernel, give_up=seconds)
+
+        def timed(item: tuple[BuiltKernel | Failure, float | None]) -> TimedKernel:
+            return self.time(item[0], give_up=item[1])
+
+        if self.fleet is None:
+            yield from ((number, timed(item)) for number, item in enumerate(items))
             return
         self.reference()  # built once, before threads ask for it
-        pool = ThreadPoolExecutor(self.parallel)
-        try:
-            futures = {
-                pool.submit(self.time, kernel, give_up=seconds): number
-                for number, (kernel, seconds) in enumerate(items)
-            }
-            none: NoDeviceError | None = None
-            for future in as_completed(futures):
-                try:
-                    timed = future.result()
-                except NoDeviceError as error:
-                    none = error
-                    for waiting in futures:  # not by shutdown, of which as_completed hears nothing
-                        waiting.cancel()
-                except CancelledError:
-                    pass
-                else:
-                    yield futures[future], timed
-            if none is not None:
-                raise none
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        yield from self.fleet.each(timed, items)
 
     def time(
         self, kernel: BuiltKernel | Failure, *, give_up: float | None = None, seed: int = 0

@@ -38,6 +38,7 @@ Arrays = Mapping[str, NDArray[np.generic]]
 Predict = Callable[[Arrays], Arrays]
 Pair = tuple[str, str]
 
+LAYERS = 6
 SEQUENCE = 128  # tokens of every input, longer texts are cut
 EVALUATION_PAIRS = 1000
 SEARCH_PAIRS = 500
@@ -52,8 +53,8 @@ NOT_PRODUCT_CODE = {  # folders whose docstrings are tests, demos, or belong to 
 class Encoder(torch.nn.Module):
     """BERT's encoder with the two inputs that sentence embedding needs.
 
-    Inputs ``input_ids`` and ``attention_mask``, int64 [1, 128]; output the last hidden state,
-    float32 [1, 128, 384].
+    Inputs ``input_ids`` and ``attention_mask``, int64 [1, tokens]; output the last hidden state,
+    float32 [1, tokens, 384].
     """
 
     def __init__(self, bert: BertModel) -> None:
@@ -66,13 +67,22 @@ class Encoder(torch.nn.Module):
 
 def model() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     """The encoder in evaluation mode, and one example of its inputs by name."""
+    return encoder(LAYERS, SEQUENCE)
+
+
+def encoder(layers: int, tokens: int) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """The first layers of the pretrained encoder, and one example of its inputs, of so many tokens."""
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # or it reports the pooler, which is left out on purpose
+    logging.set_verbosity_error()  # or it reports the pooler and layers, left out on purpose
     bert = BertModel.from_pretrained(
-        model_folder(), add_pooling_layer=False, attn_implementation="eager", local_files_only=True
+        model_folder(),
+        num_hidden_layers=layers,
+        add_pooling_layer=False,
+        attn_implementation="eager",
+        local_files_only=True,
     )
-    example = {name: torch.from_numpy(value) for name, value in encode("An example text.").items()}
-    return Encoder(bert).eval(), example
+    example = encode("An example text.", tokens)
+    return Encoder(bert).eval(), {name: torch.from_numpy(v) for name, v in example.items()}
 
 
 def calibration() -> Iterator[Arrays]:
@@ -94,18 +104,18 @@ def search_quality(predict: Predict) -> dict[str, float]:
 quality.concurrent = search_quality.concurrent = True  # several models may be scored at once
 
 
-def score(predict: Predict, pairs: Sequence[Pair]) -> dict[str, float]:
+def score(predict: Predict, pairs: Sequence[Pair], tokens: int = SEQUENCE) -> dict[str, float]:
     """Retrieval scores when every query is searched among the passages of all ``pairs``."""
-    queries = embed(predict, [query for query, _ in pairs])
-    passages = embed(predict, [passage for _, passage in pairs])
+    queries = embed(predict, [query for query, _ in pairs], tokens)
+    passages = embed(predict, [passage for _, passage in pairs], tokens)
     return retrieval_scores(queries, passages)
 
 
-def embed(predict: Predict, texts: Sequence[str]) -> NDArray[np.float32]:
+def embed(predict: Predict, texts: Sequence[str], tokens: int = SEQUENCE) -> NDArray[np.float32]:
     """Sentence embeddings [len(texts), width]: the mean of the model's output over real tokens."""
     rows = []
     for text in texts:
-        inputs = encode(text)
+        inputs = encode(text, tokens)
         (hidden,) = predict(inputs).values()
         rows.append(mean_pool(np.asarray(hidden, np.float32), inputs["attention_mask"])[0])
     return np.stack(rows)
@@ -138,10 +148,10 @@ def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @cache
-def encode(text: str) -> dict[str, NDArray[np.int64]]:
-    """The model's inputs for one text, padded or cut to 128 tokens; never change the arrays."""
-    tokens = _tokenizer()(text, padding="max_length", truncation=True, max_length=SEQUENCE)
-    return {n: np.array([tokens[n]], np.int64) for n in ("input_ids", "attention_mask")}
+def encode(text: str, tokens: int = SEQUENCE) -> dict[str, NDArray[np.int64]]:
+    """The model's inputs for one text, padded or cut to so many tokens; never change the arrays."""
+    found = _tokenizer()(text, padding="max_length", truncation=True, max_length=tokens)
+    return {n: np.array([found[n]], np.int64) for n in ("input_ids", "attention_mask")}
 
 
 @cache

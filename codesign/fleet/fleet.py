@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,19 +24,18 @@ from codesign.conditions import Gate
 from codesign.errors import UserError
 from codesign.fleet.breaker import Breakers
 from codesign.fleet.calibration import Calibration
+from codesign.fleet.case import Case
 from codesign.fleet.fitness import Fitness
 from codesign.fleet.incidents import Diary
 from codesign.fleet.member import ABSENT, MISFIT, RESTING, Member, Wanted
 from codesign.fleet.pool import Pool
+from codesign.fleet.threads import Threads
 from codesign.fleet.tracker import Queue, queue_of
 from codesign.versions import INSTALL, TVM, TVM_FFI
 from codesign.worker import Failure, Reply
 
 PATIENCE = 120.0
 """Seconds that a request waits for any device of the key, before the run is stopped."""
-
-STRIKES = 2
-"""Failures on devices that were found well afterwards, after which a request is at fault."""
 
 MOST = 8
 """Devices that measure side by side, at most."""
@@ -48,6 +47,9 @@ IDLE_SECONDS = 3.0
 """A device that was not asked anything for so long is given back if somebody else waits."""
 
 _STEP_SECONDS = 1.0
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class NoDeviceError(UserError):
@@ -73,44 +75,6 @@ class Examination:
             return False
         found = np.frombuffer(reply.blobs[0], np.float32).reshape(self.expected.shape)
         return bool(np.allclose(found, self.expected, rtol=1e-3, atol=1e-3))
-
-
-class _Case:
-    """One request under suspicion: it is guilty if devices fail with it that are well without it."""
-
-    def __init__(self, op: str) -> None:
-        self.op = op
-        self.last = Failure("device", "")
-        self.without = time.monotonic()
-        """Since when it waits for a device."""
-        self._strikes = 0
-        self._on: set[str] = set()
-        self._open: set[str] = set()
-
-    def failed(self, device: str, failure: Failure) -> None:
-        """It failed there; whose fault that is will be seen."""
-        self.last = failure
-        self._on.add(device)
-        self._open.add(device)
-        self.without = time.monotonic()
-
-    def found_well(self, device: str) -> None:
-        """The device is well: if the request failed there, that is a strike."""
-        if device in self._open:
-            self._open.remove(device)
-            self._strikes += 1
-
-    @property
-    def guilty(self) -> bool:
-        return self._strikes >= STRIKES
-
-    def verdict(self) -> Failure:
-        """The last failure, with why it is not the device's."""
-        where = ", ".join(sorted(self._on))
-        return Failure(
-            self.last.kind,
-            f"{self.last.text}\nagain and again, on a device that is well otherwise: {where}",
-        )
 
 
 class Fleet:
@@ -146,8 +110,7 @@ class Fleet:
         self.parallel = max(1, min(found.servers, MOST))
         self.members = [Member(wanted) for _ in range(self.parallel)]
         self._free = Pool(self.members)
-        # a worker's process dies with the thread that started it: these live as long as the fleet
-        self._threads = ThreadPoolExecutor(self.parallel, thread_name_prefix="device")
+        self._threads = Threads(self.parallel)
         self._steward = threading.Thread(target=self._share, daemon=True)
         self._steward.start()
 
@@ -175,7 +138,7 @@ class Fleet:
         Raises:
             NoDeviceError: none could be had within the fleet's patience.
         """
-        return self.submit(op, params, blobs, deadline=deadline).result()
+        return self._threads.run(self._request, op, dict(params or {}), blobs, deadline)
 
     def submit(
         self,
@@ -187,6 +150,10 @@ class Fleet:
     ) -> Future[Reply | Failure]:
         """The same, without waiting for it."""
         return self._threads.submit(self._request, op, dict(params or {}), blobs, deadline)
+
+    def each(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[int, R]]:
+        """Do it with each item, which may make requests, on as many devices as there are: `Threads.each`."""
+        return self._threads.each(work, items)
 
     def require(self, gate: Gate) -> None:
         """From now on devices measure only while they keep these limits."""
@@ -204,7 +171,7 @@ class Fleet:
         self._closing.set()
         for member in self.members:
             member.worker.kill()
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.close()
         for member in self.members:
             member.drop()
 
@@ -215,7 +182,7 @@ class Fleet:
         blobs: Sequence[bytes | memoryview],
         deadline: float,
     ) -> Reply | Failure:
-        case = _Case(op)
+        case = Case(op)
         while not self._closing.is_set():
             member = self._free.take()
             try:
@@ -303,7 +270,7 @@ class Fleet:
         self.diary.note(self.wanted.key, why, time.monotonic() - began, "tried again")
         return False
 
-    def _recovers(self, member: Member, case: _Case, began: float) -> bool:
+    def _recovers(self, member: Member, case: Case, began: float) -> bool:
         """After a failure: whether a new session computes the reference kernel; otherwise the device rests."""
         device, address = member.device, member.address
         what = f"{case.op} failed: {case.last}"
@@ -341,7 +308,7 @@ class Fleet:
         )
         return isinstance(answer, Reply) and known.passed(answer)
 
-    def _lose_patience(self, case: _Case) -> None:
+    def _lose_patience(self, case: Case) -> None:
         if any(member.holds for member in self.members):
             # there is a device, it is only busy with another request
             case.without = time.monotonic()

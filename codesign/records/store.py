@@ -40,7 +40,8 @@ class Records(Ledger):
         """Store a measurement; a failed one too, so that it is not tried again."""
         with transaction(self._connection, self.path):
             self._know(key)
-            record = self._insert(
+            self._add(
+                key.kind,
                 "measurements",
                 key=key.digest,
                 kind=key.kind,
@@ -52,7 +53,6 @@ class Records(Ledger):
                 versions=canonical(key.versions),
                 **_time_columns(measurement),
             )
-            self._use(key.kind, record, made=True)
 
     def find_measurement(self, key: MeasureKey) -> Measurement | None:
         """The newest measurement under the key, one that worked before one that failed."""
@@ -63,12 +63,7 @@ class Records(Ledger):
         found: dict[str, Measurement] = {}
         used: list[tuple[str, int]] = []
         for digest_, key in {key.digest: key for key in keys}.items():
-            rows = self._rows(
-                f"SELECT {_TIMES} FROM measurements WHERE key = ?"
-                " ORDER BY error IS NOT NULL, created DESC, id DESC LIMIT 1",
-                (digest_,),
-            )
-            for row in rows:
+            for row in self._newest("measurements", _TIMES, digest_):
                 found[digest_] = _measurement(row)
                 used.append((key.kind, row[0]))
         self._use_all(used)
@@ -94,16 +89,13 @@ class Records(Ledger):
         with transaction(self._connection, self.path):
             self._know(key)
             columns = _time_columns(trial.measurement)
-            record = self._insert("trials", key=key.digest, schedule=trial.schedule, **columns)
-            self._use("trial", record, made=True)
+            self._add("trial", "trials", key=key.digest, schedule=trial.schedule, **columns)
 
     def trials(self, key: MeasureKey) -> list[Trial]:
         """All trials of a kernel, oldest first: what a resumed tuning need not spend again."""
-        rows = self._rows(
-            f"SELECT {_TIMES}, schedule FROM trials WHERE key = ? ORDER BY id", (key.digest,)
-        )
-        self._use_all([("trial", row[0]) for row in rows])
-        return [Trial(row[-1], _measurement(row[:-1])) for row in rows]
+        found = self._trials(key.digest)
+        self._use_all([("trial", record) for record, _ in found])
+        return [trial for _, trial in found]
 
     def trials_elsewhere(self, key: MeasureKey) -> list[Elsewhere]:
         """Trials of the same kernel under other keys; looking at them is no use of them."""
@@ -113,9 +105,7 @@ class Records(Ledger):
             " WHERE kernel_hash = ? AND kind = ? AND key != ? ORDER BY key",
             (key.kernel_hash, key.kind, key.digest),
         ):
-            trials = self._rows(
-                f"SELECT {_TIMES}, schedule FROM trials WHERE key = ? ORDER BY id", row[:1]
-            )
+            trials = tuple(trial for _, trial in self._trials(row[0]))
             if not trials:
                 continue
             metas = self._rows(
@@ -124,9 +114,15 @@ class Records(Ledger):
             decisions = FrozenMap()
             for (meta,) in metas:
                 decisions = FrozenMap({**decisions, **json.loads(meta).get("decisions", {})})
-            every = tuple(Trial(t[-1], _measurement(t[:-1])) for t in trials)
-            found.append(Elsewhere(measure_key(row[1:]), every, decisions))
+            found.append(Elsewhere(measure_key(row[1:]), trials, decisions))
         return found
+
+    def _trials(self, digest_: str) -> list[tuple[int, Trial]]:
+        """(record, trial) of a key, oldest first."""
+        rows = self._rows(
+            f"SELECT {_TIMES}, schedule FROM trials WHERE key = ? ORDER BY id", (digest_,)
+        )
+        return [(row[0], Trial(row[-1], _measurement(row[:-1]))) for row in rows]
 
     def _know(self, key: MeasureKey) -> None:
         """Keep what the key's digest is made of."""
@@ -148,7 +144,8 @@ class Records(Ledger):
     def add_evaluation(self, key: EvaluationKey, evaluation: Evaluation) -> None:
         """Store a candidate's quality; a failed evaluation too."""
         with transaction(self._connection, self.path):
-            record = self._insert(
+            self._add(
+                "evaluation",
                 "evaluations",
                 key=key.digest,
                 model=key.model,
@@ -158,17 +155,11 @@ class Records(Ledger):
                 quality=canonical(evaluation.quality),
                 output_error=evaluation.output_error,
                 error=evaluation.error,
-                created=time.time(),
             )
-            self._use("evaluation", record, made=True)
 
     def find_evaluation(self, key: EvaluationKey) -> Evaluation | None:
         """The newest evaluation under the key, one that worked before one that failed."""
-        rows = self._rows(
-            "SELECT id, quality, output_error, error FROM evaluations WHERE key = ?"
-            " ORDER BY error IS NOT NULL, created DESC, id DESC LIMIT 1",
-            (key.digest,),
-        )
+        rows = self._newest("evaluations", "id, quality, output_error, error", key.digest)
         self._use_all([("evaluation", row[0]) for row in rows])
         for _, quality, output_error, error in rows:
             return Evaluation(FrozenMap(json.loads(quality)), output_error, error)
@@ -177,7 +168,8 @@ class Records(Ledger):
     def add_sensitivity(self, key: SensitivityKey, value: float) -> None:
         """Store the output error that some choices alone cause."""
         with transaction(self._connection, self.path):
-            record = self._insert(
+            self._add(
+                "sensitivity",
                 "sensitivities",
                 key=key.digest,
                 model=key.model,
@@ -186,18 +178,28 @@ class Records(Ledger):
                 dataset=key.dataset,
                 solver=key.solver,
                 value=value,
-                created=time.time(),
             )
-            self._use("sensitivity", record, made=True)
 
     def find_sensitivity(self, key: SensitivityKey) -> float | None:
         """The newest value under the key."""
-        rows = self._rows(
-            "SELECT id, value FROM sensitivities WHERE key = ? ORDER BY created DESC, id DESC LIMIT 1",
-            (key.digest,),
-        )
+        rows = self._newest("sensitivities", "id, value, NULL AS error", key.digest)
         self._use_all([("sensitivity", row[0]) for row in rows])
         return float(rows[0][1]) if rows else None
+
+    # any of them ---------------------------------------------------------------------------------
+
+    def _add(self, kind: str, table: str, /, **columns: Any) -> None:
+        """Store a row that is made now."""
+        record = self._insert(table, **columns, created=time.time())
+        self._use(kind, record, made=True)
+
+    def _newest(self, table: str, columns: str, digest_: str) -> list[Any]:
+        """The newest row of a key, if there is one; one that worked before one that failed."""
+        return self._rows(
+            f"SELECT {columns} FROM {table} WHERE key = ?"
+            " ORDER BY error IS NOT NULL, created DESC, id DESC LIMIT 1",
+            (digest_,),
+        )
 
 
 def measure_key(columns: Sequence[Any]) -> MeasureKey:
@@ -213,7 +215,6 @@ def _time_columns(measurement: Measurement) -> dict[str, Any]:
         **plain,
         "samples": json.dumps(plain["samples"]),
         "meta": canonical(plain["meta"]),
-        "created": time.time(),
     }
 
 

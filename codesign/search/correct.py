@@ -12,6 +12,9 @@ from scipy.optimize import isotonic_regression, least_squares
 
 from codesign.search.tables import Option, Tables
 
+SUPPORTED = 1.5
+"""Times the largest error seen, up to which a loss is expected without hoping: a fifth more than was lost there."""
+
 _LEAST, _MOST = 0.1, 10.0
 
 
@@ -39,12 +42,14 @@ class Correction:
         factors: (group, family) -> factor on the sensitivity; 1.0 where absent.
         errors, losses: corners of the monotone map from output error to loss, both rising.
         count: observations with an output error.
+        reach: largest corrected error whose loss was observed; 0: none was.
     """
 
     factors: Mapping[tuple[str, str], float]
     errors: tuple[float, ...] = (0.0,)
     losses: tuple[float, ...] = (0.0,)
     count: int = 0
+    reach: float = 0.0
 
     def apply(self, tables: Tables) -> Tables:
         """The tables with corrected errors."""
@@ -60,7 +65,8 @@ class Correction:
 
         Linear between the corners, and growing with the root of the error beyond the last one; before
         anything was observed the error itself. The root is hopeful: metrics saturate, and what is
-        believed to be hopeless is never tried, while a hope is corrected by the next round.
+        believed to be hopeless is never tried, while a hope is corrected by the next round
+        (`propose` takes few hopes into one).
         """
         last_error, last_loss = self.errors[-1], self.losses[-1]
         if error <= last_error:
@@ -68,6 +74,10 @@ class Correction:
         if last_error <= 0:
             return last_loss + error
         return last_loss + max(last_loss, 0.0) * (math.sqrt(error / last_error) - 1)
+
+    def hopes(self, error: float) -> bool:
+        """Whether the loss expected at a corrected error is a hope: something was observed, but nothing near it."""
+        return error > SUPPORTED * self.reach > 0.0
 
     def max_error(self, loss: float) -> float:
         """The largest output error whose expected loss is at most ``loss``; may be infinite."""
@@ -114,7 +124,8 @@ def learn_together(
         corrected = Correction(known).apply(own)
         x += [corrected.totals(o.picks)[1] for o in seen]
     corners = _monotone(x, [o.loss for seen in observations for o in seen])
-    return [Correction(known, *corners, count) for known in factors]
+    reach = max(x, default=0.0)
+    return [Correction(known, *corners, count, reach) for known in factors]
 
 
 def _factors(

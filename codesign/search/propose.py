@@ -12,6 +12,9 @@ from codesign.search.dp import Plan, solve
 from codesign.search.sizes import solve_sized
 from codesign.search.tables import Tables
 
+HOPES = 1
+"""Plans of a round that lie far beyond the largest error seen: a hope that fails costs a measurement, not a round."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -47,22 +50,27 @@ def propose(
     *,
     limits: Limits | None = None,
     refused: Collection[str] = (),
+    hopes: int = HOPES,
     bins: int = 2000,
 ) -> list[Plan]:
     """The next ``k`` plans to build: first what the goals ask for, then where nothing is known.
 
-    Plans come from the corrected frontier, spread over log latency, expected loss and, where it is
-    asked for, log size, away from what is measured. Fewer than ``k`` come back when the frontier holds
-    no more. Where no plan worth building is as small as asked for, only the smallest is proposed.
+    What a plan loses far beyond the largest error seen is a hope (`Correction.hopes`), and few of the ``k``
+    are hopes; the others lie where losses were seen. Plans come from the corrected frontier, spread over log
+    latency, expected loss and, where it is asked for, log size, away from what is measured. Fewer than ``k``
+    come back when the frontier holds no more. Where no plan worth building is as small as asked for, only
+    the smallest is proposed.
 
     Args:
         tables: corrected and vetoed.
         correction: gives the expected loss.
         measured: picks of what was built already; its candidates are never proposed again.
         refused: keys of candidates that failed to build.
+        hopes: most plans that may be hopes. While all that was seen keeps the loss aimed at, what is wanted lies
+            beyond it, and so may every plan.
     """
     several = propose_among(
-        [tables], correction, [measured], k, limits=limits, refused=refused, bins=bins
+        [tables], correction, [measured], k, limits=limits, refused=refused, hopes=hopes, bins=bins
     )
     return [plan for _, plan in several]
 
@@ -75,6 +83,7 @@ def propose_among(
     *,
     limits: Limits | None = None,
     refused: Collection[str] = (),
+    hopes: int = HOPES,
     bins: int = 2000,
 ) -> list[tuple[int, Plan]]:
     """``propose`` over several tables of one model, whose plans compete: (number of the tables, plan).
@@ -94,11 +103,14 @@ def propose_among(
     frontier = _new(tables, _frontier(tables, correction, limits, bins), done)
     if not frontier or k <= 0:
         return []
-    first = _at_goals(frontier, correction, limits)[:k]
-    allowed = [p for p in frontier if _useful(p[1], correction, limits) and p not in first]
-    taken = [_place(plan, correction, limits) for _, plan in [*known, *first]]
-    chosen = spread([_place(p, correction, limits) for _, p in allowed], k - len(first), taken)
-    return first + [allowed[i] for i in chosen]
+    allowed = [p for p in frontier if _useful(p[1], correction, limits)]
+    if limits.aim is not None and correction.loss(correction.reach) < limits.aim:
+        hopes = k
+    first = _with_few_hopes(_at_goals(frontier, correction, limits), correction, hopes)[:k]
+    found = first + _far(allowed, k - len(first), [*known, *first], correction, limits)
+    found = _with_few_hopes(found, correction, hopes)
+    supported = [p for p in allowed if not correction.hopes(p[1].error)]
+    return found + _far(supported, k - len(found), [*known, *found], correction, limits)
 
 
 def _frontier(
@@ -155,6 +167,27 @@ def _at_goals(
     if limits.sized and good:
         found.append(min(good, key=lambda p: p[1].size))
     return list(dict.fromkeys(found))
+
+
+def _with_few_hopes(
+    plans: Sequence[tuple[int, Plan]], correction: Correction, most: int
+) -> list[tuple[int, Plan]]:
+    """The plans without the hopes among them that come after the first ``most``."""
+    too_many = [p for p in plans if correction.hopes(p[1].error)][most:]
+    return [p for p in plans if p not in too_many]
+
+
+def _far(
+    plans: Sequence[tuple[int, Plan]],
+    n: int,
+    known: Sequence[tuple[int, Plan]],
+    correction: Correction,
+    limits: Limits,
+) -> list[tuple[int, Plan]]:
+    """``n`` of the plans, far from each other and from the known ones."""
+    left = [p for p in plans if p not in known]
+    taken = [_place(plan, correction, limits) for _, plan in known]
+    return [left[i] for i in spread([_place(p, correction, limits) for _, p in left], n, taken)]
 
 
 def _useful(plan: Plan, correction: Correction, limits: Limits, slack: float = 2.0) -> bool:

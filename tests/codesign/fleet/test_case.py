@@ -5,18 +5,18 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codesign.fleet.fleet import STRIKES, _Case
+from codesign.fleet.case import STRIKES, Case
 from codesign.worker import Failure
 
 CRASH = Failure("crash", "the connection is gone")
 
 
 def test_a_new_request_is_not_guilty():
-    assert not _Case("time_kernel").guilty
+    assert not Case("time_kernel").guilty
 
 
 def test_two_strikes_on_one_device_that_is_well():
-    case = _Case("time_kernel")
+    case = Case("time_kernel")
     for strike in range(1, STRIKES + 1):
         case.failed("a", CRASH)
         assert case.guilty == (strike > STRIKES)
@@ -25,7 +25,7 @@ def test_two_strikes_on_one_device_that_is_well():
 
 
 def test_being_found_well_twice_is_one_strike():
-    case = _Case("time_kernel")
+    case = Case("time_kernel")
     case.failed("a", CRASH)
     for _ in range(5):
         case.found_well("a")
@@ -33,7 +33,7 @@ def test_being_found_well_twice_is_one_strike():
 
 
 def test_devices_on_which_it_did_not_fail_do_not_count():
-    case = _Case("time_kernel")
+    case = Case("time_kernel")
     case.failed("a", CRASH)
     case.found_well("b")
     case.found_well("c")
@@ -41,7 +41,7 @@ def test_devices_on_which_it_did_not_fail_do_not_count():
 
 
 def test_a_dying_device_alone_never_makes_it_guilty():
-    case = _Case("time_kernel")
+    case = Case("time_kernel")
     for _ in range(20):
         case.failed("a", CRASH)
     for device in "bcd":
@@ -50,7 +50,7 @@ def test_a_dying_device_alone_never_makes_it_guilty():
 
 
 def test_a_stray_failure_and_a_dying_device_do_not_make_it_guilty():
-    case = _Case("time_kernel")
+    case = Case("time_kernel")
     case.failed("a", CRASH)
     case.failed("b", CRASH)
     case.found_well("a")
@@ -60,7 +60,7 @@ def test_a_stray_failure_and_a_dying_device_do_not_make_it_guilty():
 
 
 def test_the_verdict_has_the_last_failure_and_where_it_was():
-    case = _Case("time_kernel")
+    case = Case("time_kernel")
     case.failed("b", CRASH)
     case.failed("a", Failure("timeout", "no answer in 10 s"))
     verdict = case.verdict()
@@ -74,7 +74,7 @@ EVENTS = st.lists(st.tuples(st.sampled_from(["failed", "well"]), st.sampled_from
 
 @given(EVENTS)
 def test_guilt_needs_a_device_found_well_after_it_failed_there(events):
-    case = _Case("time_kernel")
+    case = Case("time_kernel")
     open_, strikes, was = set(), 0, False
     for event, device in events:
         if event == "failed":

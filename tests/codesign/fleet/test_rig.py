@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import tvm
@@ -17,7 +13,7 @@ from codesign import tune as module
 from codesign.build import BuiltKernel, KernelSource
 from codesign.compile import compile_model
 from codesign.device import measure_key, this_device
-from codesign.fleet import Fleet, NoDeviceError, Wanted
+from codesign.fleet import Fleet, Wanted
 from codesign.fleet.identity import identify
 from codesign.kernels import Kernel, kernel_hash
 from codesign.measure import Rig
@@ -54,7 +50,7 @@ def kernels(rig):
 
 
 def test_there_are_as_many_members_as_devices(rig):
-    assert rig.parallel == rig.fleet.parallel == 2
+    assert rig.fleet.parallel == len(rig.fleet.members) == 2
 
 
 @pytest.mark.parametrize("shape", [(3, 7, 13), (1, 1, 1), (17, 31, 5)])
@@ -177,38 +173,3 @@ def test_tuning_there_is_kept_under_the_device_and_tries_nothing_twice(rig, tmp_
         assert timed == []
         assert [(t.made, t.reused) for t in again.values()] == [(0, 3), (0, 3)]
         assert [t.measurement for t in again.values()] == [t.measurement for t in first.values()]
-
-
-class Loses(Rig):
-    """A rig of two devices which are gone from an item on."""
-
-    def __init__(self, from_on):
-        self.fleet = SimpleNamespace(parallel=2)
-        self.from_on = from_on
-
-    def reference(self):
-        return None
-
-    def time(self, kernel, *, give_up=None, seed=0):
-        time.sleep(0.01)
-        if kernel >= self.from_on:
-            raise NoDeviceError("no device could be had")
-        return kernel
-
-
-@pytest.mark.parametrize("from_on", [0, 3, 19])
-def test_without_devices_the_run_ends_after_what_was_measured(from_on):
-    got, stopped = [], []
-
-    def run():
-        try:
-            got.extend(Loses(from_on).time_all((n, None) for n in range(20)))
-        except NoDeviceError as error:
-            stopped.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(20)
-    assert not thread.is_alive()
-    assert len(stopped) == 1
-    assert sorted(got) == [(n, n) for n in range(from_on)]
