@@ -24,6 +24,7 @@ from targets.kernels.blocks import (
     vectorize_last,
     written,
 )
+from targets.kernels.cache import passing_bytes
 from targets.kernels.strip import STRIP_COLUMNS, STRIP_SPACING
 from targets.kernels.tile import (
     ROW_OPTIONS,
@@ -38,12 +39,6 @@ from targets.target import Target
 
 Multiply: TypeAlias = Callable[[s_tir.Schedule, Block, Loop, Target, Callable[[], None]], None]
 """Brings a product under a loop over tiles, and calls back when it is there, as ``multiply_int8`` does."""
-
-PASSING_BYTES = 5 << 18
-"""Weights of so many bytes stay in the second-level cache beside a strip. All of them may pass by one
-register tile of windows, which then come from the first-level cache, and outputs are written in one
-stretch: 7 to 15 % faster for pruned layers of 150 to 1200 kB on a Sapphire Rapids core, and no slower
-for dense ones; with 2.3 MB or more it was slower."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,8 @@ def conv_tiles(func: tirx.PrimFunc, target: Target, int8: bool = False) -> list[
     rows_first = [ConvTile(c) for c in options[:6]]
     windows_first = [ConvTile(c, rows_first=False) for c in options[:2]]
     position = weights_read(sch, anchor.block)
-    if position is not None and weight_bytes(sch, anchor.block, position) <= PASSING_BYTES:
+    stay = passing_bytes(target)
+    if position is not None and weight_bytes(sch, anchor.block, position) <= stay:
         return windows_first + rows_first
     return rows_first + windows_first
 
