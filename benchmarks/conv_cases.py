@@ -83,7 +83,8 @@ def contestants(layer: tuple[int, int, int], target: Target) -> Iterator[Contest
         mask = kept(outputs, inputs, round(inputs / factor), rng)
         pruned = w * mask.reshape(w.shape)
         stored = pack_pattern(pruned, mask, window)
-        func = conv_pattern(1, window, outputs, stored[0].shape[1], *stored[-1].shape, strip=strip)
+        patterns, taps = stored[-1].shape
+        func = conv_pattern(1, window, outputs, stored[0].shape[1], patterns, taps, strip)
         yield ours(f"4 of 9 alone{suffix}", func, (x, *stored), x, pruned, target)
 
 

@@ -160,7 +160,8 @@ def single(layer: tuple[int, int, int], target: Target) -> Iterator[list[Kernel]
     mask = masks(outputs, inputs, 9, rng)
     w = (rng.standard_normal(mask.shape) * mask).astype(np.float32).reshape(-1, inputs, 3, 3)
     values, channel, pattern, table = pack_pattern(w, mask.reshape(outputs, -1), window)
-    func = conv_pattern(1, window, outputs, inputs, *table.shape, strip=strip_bytes(target))
+    patterns, taps = table.shape
+    func = conv_pattern(1, window, outputs, inputs, patterns, taps, strip_bytes(target))
     tried = schedules(func, target, TRIED)
     order = pattern.argsort(axis=1, kind="stable")
     near = [np.take_along_axis(a, order, axis=1) for a in (channel, pattern)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import gcd, prod
+from math import gcd
 from typing import TypeAlias
 
 import numpy as np
@@ -25,15 +25,14 @@ from targets.kernels.blocks import (
     written,
 )
 from targets.kernels.cache import passing_bytes
+from targets.kernels.operands import bytes_of, index_reads, weights_read
 from targets.kernels.strip import STRIP_COLUMNS, STRIP_SPACING
 from targets.kernels.tile import (
     ROW_OPTIONS,
-    index_reads,
     multiply_in_tile,
     multiply_int8,
     row_options,
     takes_vectors,
-    weights_read,
 )
 from targets.target import Target
 
@@ -66,16 +65,10 @@ def conv_tiles(func: tirx.PrimFunc, target: Target, int8: bool = False) -> list[
     rows_first = [ConvTile(c) for c in options[:6]]
     windows_first = [ConvTile(c, rows_first=False) for c in options[:2]]
     position = weights_read(sch, anchor.block)
-    stay = passing_bytes(target)
-    if position is not None and weight_bytes(sch, anchor.block, position) <= stay:
+    weights = None if position is None else sch.get(anchor.block).reads[position].source
+    if weights is not None and bytes_of(weights) <= passing_bytes(target):
         return windows_first + rows_first
     return rows_first + windows_first
-
-
-def weight_bytes(sch: s_tir.Schedule, anchor: Block, position: int) -> int:
-    """Bytes of all weights of a product, its read at ``position``."""
-    weights = sch.get(anchor).reads[position].source
-    return prod(int(d) for d in weights.shape) * np.dtype(str(weights.dtype)).itemsize
 
 
 def parts(sch: s_tir.Schedule) -> tuple[Node | None, Node, list[Node]]:

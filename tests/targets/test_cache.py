@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from targets.catalog import catalog_targets
 from targets.errors import TargetError
+from targets.kernels.blocks import flow, new_schedule
 from targets.kernels.cache import MOST_STRIP, passing_bytes, strip_bytes
 from targets.kernels.conv import conv
 from targets.kernels.conv_bf16 import conv_bf16
@@ -18,7 +19,14 @@ from targets.kernels.conv_int8 import conv_int8
 from targets.kernels.conv_pattern import conv_pattern
 from targets.kernels.conv_sparse import conv_sparse
 from targets.kernels.conv_sparse_int8 import conv_sparse_int8
+from targets.kernels.linear import dense
+from targets.kernels.linear_bf16 import dense_bf16
+from targets.kernels.linear_int8 import static_int8
+from targets.kernels.linear_sparse import sparse
+from targets.kernels.linear_sparse_int8 import sparse_int8
+from targets.kernels.operands import operand_bytes
 from targets.kernels.strip import pitch, rows_in, strip_rows
+from targets.kernels.tile import tiles
 from targets.kernels.tile_conv import conv_tiles
 from targets.kernels.window import Window
 from targets.target import KNOWN, PLATFORMS, UNKNOWN_L2, find
@@ -116,3 +124,34 @@ def test_weights_pass_by_one_tile_only_where_they_stay_in_the_cache():
         assert not conv_tiles(make(strip_bytes(large)), large)[0].rows_first
         expected = name == "float32"  # 50 of 576 inputs are 8 kB, and stay on any core
         assert conv_tiles(make(strip_bytes(small)), small)[0].rows_first == expected
+
+
+PRODUCTS = {
+    "float32": (4, lambda rows, k, n: dense((rows,), k, n, 8)),
+    "sparse": (4, lambda rows, k, n: sparse((rows,), k, n, 8, k // 2)),
+    "bfloat16": (2, lambda rows, k, n: dense_bf16((rows,), k, n, 8)),
+    "int8": (1, lambda rows, k, n: static_int8((rows,), k, n, 8)),
+    "sparse int8": (1, lambda rows, k, n: sparse_int8((rows,), k, n, 8, k // 8)),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_what_a_product_reads_is_told_apart(name):
+    size, make = PRODUCTS[name]
+    sch = new_schedule(make(31, 64, 24))
+    inputs, weights = operand_bytes(sch, next(n.block for n in flow(sch) if n.family))
+    kept = 32 if "sparse" in name else 64
+    lists = {"sparse": 3 * 32 * 4, "sparse int8": 3 * 8 * 4}.get(name, 0)
+    assert (inputs, weights) == (size * 31 * 64, size * 24 * kept + lists)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_rows_pass_by_weights_where_only_these_stay_in_the_cache(name):
+    size, make = PRODUCTS[name]
+    rows = (96 << 10) // 64 // size  # of 96 KiB of inputs
+    few, many = make(rows, 64, 16), make(rows, 64, 4096)
+    for kib, expected in ((1024, True), (128, False)):
+        first, *others = tiles(few, with_l2(kib), int8="int8" in name)
+        assert first.rows_first == expected
+        assert {t.rows_first for t in others} == {True, False}
+    assert tiles(many, with_l2(128), int8="int8" in name)[0].rows_first
