@@ -5,10 +5,9 @@ from __future__ import annotations
 from math import prod
 
 import numpy as np
-import tvm_ffi
 from tvm import s_tir, tirx
 
-from targets.kernels.blocks import Block, written
+from targets.kernels.blocks import Block, uses, written
 
 
 def weights_read(sch: s_tir.Schedule, anchor: Block) -> int | None:
@@ -50,7 +49,7 @@ def operand_bytes(sch: s_tir.Schedule, anchor: Block) -> tuple[int, int]:
         size = bytes_of(read.source)
         if read.source.same_as(written(sch, anchor)):
             continue
-        if position in lists or any(depends_on(part.min, output) for part in read.region):
+        if position in lists or any(uses(part.min, output) for part in read.region):
             weights += size
         else:
             inputs += size
@@ -65,15 +64,3 @@ def output_axis(block: s_tir.SBlock) -> tirx.Var:
 def bytes_of(buffer: tirx.Buffer) -> int:
     """Bytes of a whole buffer."""
     return prod(int(d) for d in buffer.shape) * np.dtype(str(buffer.dtype)).itemsize
-
-
-def depends_on(expr: tirx.Expr, var: tirx.Var) -> bool:
-    """Whether an expression has a variable in it."""
-    found: list[tirx.Var] = []
-
-    def visit(other: tirx.Var) -> None:
-        if other.same_as(var):
-            found.append(other)
-
-    tvm_ffi.structural_walk(expr, [(tirx.Var, visit)], order="post")
-    return bool(found)

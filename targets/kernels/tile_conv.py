@@ -25,15 +25,11 @@ from targets.kernels.blocks import (
     written,
 )
 from targets.kernels.cache import passing_bytes
+from targets.kernels.multiply import multiply_in_tile, multiply_int8
+from targets.kernels.multiply_lanes import takes_vectors
 from targets.kernels.operands import bytes_of, index_reads, weights_read
 from targets.kernels.strip import STRIP_COLUMNS, STRIP_SPACING
-from targets.kernels.tile import (
-    ROW_OPTIONS,
-    multiply_in_tile,
-    multiply_int8,
-    row_options,
-    takes_vectors,
-)
+from targets.kernels.tile import ROW_OPTIONS, row_options
 from targets.target import Target
 
 Multiply: TypeAlias = Callable[[s_tir.Schedule, Block, Loop, Target, Callable[[], None]], None]
