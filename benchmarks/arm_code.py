@@ -75,7 +75,7 @@ def rows_of(
     # those of another instruction come first, and may be one more
     limit = limit and limit * len(instructions) + (len(instructions) - 1)
     found: list[tuple[str, str]] = []
-    for sch in schedules(family.make(target.block), target, limit=limit):
+    for sch in schedules(family.make(target), target, limit=limit):
         compiled = tvm.compile(lower_tiles(sch.mod), target=target.tvm())
         found.append((decisions(sch), compiled.mod.inspect_source("asm")))
     for instruction in instructions:

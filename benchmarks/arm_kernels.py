@@ -9,6 +9,7 @@ from tvm import tirx
 
 from targets.kernels.attention import attention
 from targets.kernels.attention_int8 import attention_int8
+from targets.kernels.cache import strip_bytes
 from targets.kernels.conv import conv
 from targets.kernels.conv_fp16 import conv_fp16
 from targets.kernels.conv_int8 import conv_int8
@@ -91,12 +92,12 @@ class Family:
 
     Attributes:
         name: for people.
-        make: the unscheduled function, for weights packed to blocks of so many outputs.
+        make: the unscheduled function for a target.
         on: what it multiplies with, of those that a processor without and with i8mm has.
     """
 
     name: str
-    make: Callable[[int], tirx.PrimFunc]
+    make: Callable[[Target], tirx.PrimFunc]
     on: Callable[[bool], tuple[Instruction, ...]]
 
 
@@ -120,32 +121,46 @@ _KEPT = round(INPUTS * DENSITY)
 _TAPS = WINDOW.channels * WINDOW.taps
 
 FAMILIES = (
-    Family("GEMM fp32", lambda nb: dense(ROWS, INPUTS, OUTPUTS, nb), _floats),
-    Family("GEMM fp16", lambda nb: dense_fp16(ROWS, INPUTS, OUTPUTS, nb), _halves),
-    Family("GEMM int8", lambda nb: dense_int8(ROWS, INPUTS, OUTPUTS, nb), _dense_codes),
-    Family("sparse fp32", lambda nb: sparse(ROWS, INPUTS, OUTPUTS, nb, _KEPT), _floats),
+    Family("GEMM fp32", lambda on: dense(ROWS, INPUTS, OUTPUTS, on.block), _floats),
+    Family("GEMM fp16", lambda on: dense_fp16(ROWS, INPUTS, OUTPUTS, on.block), _halves),
+    Family("GEMM int8", lambda on: dense_int8(ROWS, INPUTS, OUTPUTS, on.block), _dense_codes),
+    Family("sparse fp32", lambda on: sparse(ROWS, INPUTS, OUTPUTS, on.block, _KEPT), _floats),
     Family(
         "sparse int8",
-        lambda nb: sparse_int8(ROWS, INPUTS, OUTPUTS, nb, _KEPT // GROUP),
+        lambda on: sparse_int8(ROWS, INPUTS, OUTPUTS, on.block, _KEPT // GROUP),
         _codes,
     ),
-    Family("conv 3x3 fp32", lambda nb: conv(1, WINDOW, WINDOW.channels, nb), _floats),
-    Family("conv 3x3 fp16", lambda nb: conv_fp16(1, WINDOW, WINDOW.channels, nb), _halves),
-    Family("conv 3x3 int8", lambda nb: conv_int8(1, WINDOW, WINDOW.channels, nb), _dense_codes),
+    Family(
+        "conv 3x3 fp32",
+        lambda on: conv(1, WINDOW, WINDOW.channels, on.block, strip_bytes(on)),
+        _floats,
+    ),
+    Family(
+        "conv 3x3 fp16",
+        lambda on: conv_fp16(1, WINDOW, WINDOW.channels, on.block, strip_bytes(on)),
+        _halves,
+    ),
+    Family(
+        "conv 3x3 int8",
+        lambda on: conv_int8(1, WINDOW, WINDOW.channels, on.block, strip_bytes(on)),
+        _dense_codes,
+    ),
     Family(
         "conv sparse fp32",
-        lambda nb: conv_sparse(1, WINDOW, WINDOW.channels, nb, round(_TAPS * DENSITY)),
+        lambda on: conv_sparse(
+            1, WINDOW, WINDOW.channels, on.block, round(_TAPS * DENSITY), strip_bytes(on)
+        ),
         _floats,
     ),
     Family(
         "conv pattern",
-        lambda nb: conv_pattern(
-            1, WINDOW, WINDOW.channels, PATTERN_KERNELS, PATTERNS, PATTERN_TAPS
+        lambda on: conv_pattern(
+            1, WINDOW, WINDOW.channels, PATTERN_KERNELS, PATTERNS, PATTERN_TAPS, strip_bytes(on)
         ),
         _floats,
     ),
-    Family("attention fp32", lambda nb: attention(1, 128, 12, 32, (1, 1, 1, 128), 0.18), _floats),
+    Family("attention fp32", lambda on: attention(1, 128, 12, 32, (1, 1, 1, 128), 0.18), _floats),
     Family(
-        "attention int8", lambda nb: attention_int8(1, 128, 12, 32, (1, 1, 1, 128), 0.18), _codes
+        "attention int8", lambda on: attention_int8(1, 128, 12, 32, (1, 1, 1, 128), 0.18), _codes
     ),
 )

@@ -13,6 +13,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import tirx
 
+from targets.kernels.cache import strip_bytes
 from targets.kernels.conv import conv, pack_conv
 from targets.kernels.conv_pattern import conv_pattern, pack_pattern
 from targets.kernels.conv_sparse import conv_sparse, pack_conv_sparse
@@ -62,11 +63,12 @@ def contestants(layer: tuple[int, int, int], target: Target) -> Iterator[Contest
     """
     size, inputs, outputs = layer
     window = Window(size, size, inputs, (3, 3), padding=(1, 1, 1, 1))
+    strip = strip_bytes(target)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, size, size, inputs), dtype=np.float32)
     w = rng.standard_normal((outputs, inputs, 3, 3), dtype=np.float32)
     packed = pack_conv(w, window, target.block)
-    func = conv(1, window, outputs, target.block)
+    func = conv(1, window, outputs, target.block, strip)
     yield ours(DENSE, func, (x, packed), x, w, target)
     yield onnxruntime_dense(x, w, target.threads)
     for factor in (1.0, CONNECTIVITY) if inputs > 2 * CONNECTIVITY else (1.0,):
@@ -75,13 +77,14 @@ def contestants(layer: tuple[int, int, int], target: Target) -> Iterator[Contest
             mask = kept(-(-outputs // nb), inputs, round(inputs / factor), rng)
             pruned = w * mask.repeat(nb, axis=0)[:outputs].reshape(w.shape)
             values, index = pack_conv_sparse(pruned, mask, window, nb)
-            func = conv_sparse(1, window, outputs, nb, index.shape[1])
+            func = conv_sparse(1, window, outputs, nb, index.shape[1], strip)
             way = f"4 of 9 by {nb}{suffix}"
             yield ours(way, func, (x, values, index), x, pruned, target)
         mask = kept(outputs, inputs, round(inputs / factor), rng)
         pruned = w * mask.reshape(w.shape)
         stored = pack_pattern(pruned, mask, window)
-        func = conv_pattern(1, window, outputs, stored[0].shape[1], *stored[-1].shape)
+        patterns, taps = stored[-1].shape
+        func = conv_pattern(1, window, outputs, stored[0].shape[1], patterns, taps, strip)
         yield ours(f"4 of 9 alone{suffix}", func, (x, *stored), x, pruned, target)
 
 

@@ -33,6 +33,7 @@ from tvm import s_tir, te, tirx
 from benchmarks.clean_time import Clock
 from passes.solve.patterns import natural_entries
 from targets.kernels.blocks import flow, new_schedule
+from targets.kernels.cache import strip_bytes
 from targets.kernels.conv import conv, pack_conv
 from targets.kernels.conv_depthwise import conv_depthwise, pack_depthwise
 from targets.kernels.conv_pattern import conv_pattern, pack_pattern
@@ -90,14 +91,16 @@ def wide(layer: tuple[int, int, int], target: Target) -> Iterator[list[Kernel]]:
     """A 5x5 layer: the dense kernel on pruned weights, and the sparse one, for each block."""
     size, inputs, outputs = layer
     window, rng = square(size, inputs, 5), np.random.default_rng(0)
+    strip = strip_bytes(target)
     x = rng.standard_normal((1, size, size, inputs)).astype(np.float32)
     for nb in BLOCKS:
         mask = masks(outputs // nb, inputs, 25, rng).reshape(outputs // nb, -1)
         w = rng.standard_normal((outputs, inputs, 5, 5)).astype(np.float32)
         w *= mask.repeat(nb, axis=0).reshape(w.shape)
         values, index = pack_conv_sparse(w, mask, window, nb)
-        dense = schedules(conv(1, window, outputs, target.block), target, TRIED)
-        sparse = schedules(conv_sparse(1, window, outputs, nb, index.shape[1]), target, TRIED)
+        dense = schedules(conv(1, window, outputs, target.block, strip), target, TRIED)
+        func = conv_sparse(1, window, outputs, nb, index.shape[1], strip)
+        sparse = schedules(func, target, TRIED)
         packed = pack_conv(w, window, target.block)
         name = f"11 of 25 by {nb}"
         yield [("dense", dense, (x, packed)), (name, sparse, (x, values, index))]
@@ -157,7 +160,8 @@ def single(layer: tuple[int, int, int], target: Target) -> Iterator[list[Kernel]
     mask = masks(outputs, inputs, 9, rng)
     w = (rng.standard_normal(mask.shape) * mask).astype(np.float32).reshape(-1, inputs, 3, 3)
     values, channel, pattern, table = pack_pattern(w, mask.reshape(outputs, -1), window)
-    func = conv_pattern(1, window, outputs, inputs, *table.shape)
+    patterns, taps = table.shape
+    func = conv_pattern(1, window, outputs, inputs, patterns, taps, strip_bytes(target))
     tried = schedules(func, target, TRIED)
     order = pattern.argsort(axis=1, kind="stable")
     near = [np.take_along_axis(a, order, axis=1) for a in (channel, pattern)]

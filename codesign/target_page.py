@@ -10,7 +10,7 @@ from rich.table import Table
 from codesign.listing import target_row
 from targets.description import Cluster, DeviceDescription
 from targets.schema import dump
-from targets.target import Target, device_of, find
+from targets.target import UNKNOWN_L2, Target, device_of, find
 
 UNKNOWN = "unknown"
 
@@ -108,7 +108,7 @@ def _facts(name: str, target: Target, device: DeviceDescription | None) -> Table
 def _assumed(target: Target, device: DeviceDescription | None) -> str:
     """Whether nobody told the cache of the core that runs the target's code on the processor."""
     if device is None:
-        return ", assumed"
+        return ", assumed" if target.l2_bytes == UNKNOWN_L2 else ""
     part = target.name.split("+")[0].removeprefix(f"{device.name}/")
     told = {c.name: c.l2_bytes for c in device.chip.clusters}
     return "" if told.get(part, device.chip.clusters[0].l2_bytes) else ", assumed"

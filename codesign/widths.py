@@ -26,6 +26,7 @@ from codesign.report.steps import plot
 from codesign.staircase import Point, around_edges, edges, evenly, summary, worth_having
 from codesign.station import open_station
 from codesign.where import Where
+from targets.kernels.cache import strip_bytes
 from targets.kernels.conv import conv
 from targets.kernels.linear import dense
 from targets.kernels.window import Window
@@ -73,7 +74,7 @@ class ConvLayer:
         window = Window(
             self.height, self.width, self.inputs, (k, k), (self.stride,) * 2, (pad,) * 4, (1, 1)
         )
-        return conv(1, window, self.outputs, target.block)
+        return conv(1, window, self.outputs, target.block, strip_bytes(target))
 
     def resized(self, side: Side, width: int) -> ConvLayer:
         return replace(self, **{"inputs" if side == "in" else "outputs": width})

@@ -52,8 +52,8 @@ class Bf16(Half):
     def linear(self, lead: Sequence[int], k: int, n: int, block: int) -> tirx.PrimFunc:
         return dense_bf16(lead, k, n, block)
 
-    def conv(self, batch: int, window: Window, n: int, block: int) -> tirx.PrimFunc:
-        return conv_bf16(batch, window, n, block)
+    def conv(self, batch: int, window: Window, n: int, block: int, strip: int) -> tirx.PrimFunc:
+        return conv_bf16(batch, window, n, block, strip)
 
 
 @dataclass(frozen=True)

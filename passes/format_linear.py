@@ -68,7 +68,7 @@ def format_linears(
         parts = solved.format.pack(solved, linear, target.block)
         names = {suffix: f"{linear.weight}.{suffix}" for suffix in parts}
         packed |= {names[suffix]: array for suffix, array in parts.items()}
-        written[linear.weight] = _Layer(linear, solved, target.block, tuple(names.values()))
+        written[linear.weight] = _Layer(linear, solved, target, tuple(names.values()))
     weights |= packed
     edit = _FormatEdit(written, weights)
     new = rewrite(model, weights, edit, name=NAME)
@@ -94,14 +94,16 @@ def _check(model: Model, linear: Linear, solved: Solved) -> None:
 class _Layer:
     """One layer to be written, with the names of its packed weights."""
 
-    def __init__(self, site: Linear, solved: Solved, block: int, weights: tuple[str, ...]) -> None:
+    def __init__(
+        self, site: Linear, solved: Solved, target: Target, weights: tuple[str, ...]
+    ) -> None:
         self.site = site
         self.solved = solved
-        self.block = block
+        self.target = target
         self.weights = weights
 
     def write(self, graph: _Writer, x: relax.Expr, ty: relax.TensorType) -> relax.Expr:
-        place = Place(self.site, self.block, ty)
+        place = Place(self.site, self.target, ty)
         weights = [graph.weight(name) for name in self.weights]
         return self.solved.format.write(graph, x, weights, self.solved, place)
 

@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from targets.kernels.cache import strip_bytes
+
 if TYPE_CHECKING:
     from tvm import relax, tirx
 
     from passes.sites import Linear
     from passes.solve.gram import Gram
     from passes.solve.values import Values
+    from targets.target import Target
 
 Parts: TypeAlias = dict[str, NDArray[np.generic]]
 """Arrays by name, in the order in which a kernel reads them."""
@@ -211,13 +214,23 @@ class Place:
 
     Attributes:
         site: the layer.
-        block: outputs of a packed block on the target.
+        target: what the kernel is for.
         ty: type of the result.
     """
 
     site: Linear
-    block: int
+    target: Target
     ty: relax.TensorType
+
+    @property
+    def block(self) -> int:
+        """Outputs of a packed block."""
+        return self.target.block
+
+    @property
+    def strip(self) -> int:
+        """Most bytes of a strip of an image that a convolution works on."""
+        return strip_bytes(self.target)
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,8 @@ class Fp16(Half):
     def linear(self, lead: Sequence[int], k: int, n: int, block: int) -> tirx.PrimFunc:
         return dense_fp16(lead, k, n, block)
 
-    def conv(self, batch: int, window: Window, n: int, block: int) -> tirx.PrimFunc:
-        return conv_fp16(batch, window, n, block)
+    def conv(self, batch: int, window: Window, n: int, block: int, strip: int) -> tirx.PrimFunc:
+        return conv_fp16(batch, window, n, block, strip)
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,8 @@ class Half(Format):
         """The kernel of a linear layer."""
 
     @abstractmethod
-    def conv(self, batch: int, window: Window, n: int, block: int) -> tirx.PrimFunc:
-        """The kernel of a convolution of filled channels."""
+    def conv(self, batch: int, window: Window, n: int, block: int, strip: int) -> tirx.PrimFunc:
+        """The kernel of a convolution of filled channels, in strips of at most ``strip`` bytes."""
 
     def represent(
         self, weight: NDArray[np.float32], mask: NDArray[np.bool_] | None, gram: Gram
@@ -88,7 +88,7 @@ class Half(Format):
             func, kind = self.linear(lead, k, n, to.block), "linear"
         else:
             filled = window.with_channels(self.filled(k))
-            func, kind = self.conv(lead[0], filled, n, to.block), "conv"
+            func, kind = self.conv(lead[0], filled, n, to.block, to.strip), "conv"
         kernel = graph.kernel(func, f"{kind}_{self.name}")
         return relax.call_tir(kernel, [*graph.seen(x, self.inputs), *weights], to.ty)
 

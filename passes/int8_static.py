@@ -201,9 +201,9 @@ def product_of_codes(
     else:
         window = to.site.window.with_channels(_shape(codes)[-1])
         func = (
-            conv_int8(lead[0], window, n, to.block)
+            conv_int8(lead[0], window, n, to.block, to.strip)
             if kept is None
-            else conv_sparse_int8(lead[0], window, n, to.block, kept)
+            else conv_sparse_int8(lead[0], window, n, to.block, kept, to.strip)
         )
     kind = "linear" if to.site.window is None else "conv"
     name = f"{kind}_int8_static" if dense else f"{kind}_sparse_int8_static"

@@ -180,7 +180,7 @@ class _IntegerEdit:
         self, graph: Rewriting, layer: Static, weights: Sequence[relax.Var], value: relax.Expr
     ) -> relax.Expr:
         codes = self._inputs.groups(graph, graph.new(layer.inputs))
-        to = Place(layer.site, self.target.block, value.ty)
+        to = Place(layer.site, self.target, value.ty)
         return product_of_codes(graph, codes, weights, shape_of(layer.inputs), None, to)
 
     def _dynamic(

@@ -8,6 +8,7 @@ from tvm import relax
 
 from passes.patterns import shape_of
 from passes.rewrite import Rewriting
+from targets.kernels.cache import strip_bytes
 from targets.kernels.conv import conv, pack_conv, runs
 from targets.kernels.conv_depthwise import conv_depthwise
 from targets.kernels.window import Window
@@ -65,7 +66,8 @@ def conv_call(graph: Rewriting, call: relax.Call, packed: relax.Expr, target: Ta
         kernel = graph.kernel(conv_depthwise(shape_of(x)[0], window), "depthwise")
         return relax.call_tir(kernel, [x, packed], call.ty)
     outputs = shape_of(call.args[1])[0]
-    kernel = graph.kernel(conv(shape_of(x)[0], window, outputs, target.block), "conv")
+    func = conv(shape_of(x)[0], window, outputs, target.block, strip_bytes(target))
+    kernel = graph.kernel(func, "conv")
     shape = (*shape_of(packed)[:1], *runs(window), target.block)
     if shape != shape_of(packed):  # dilated: the same numbers in more runs
         packed = graph.emit(relax.op.reshape(packed, shape))

@@ -106,7 +106,8 @@ class Pattern(Sparse):
         window = to.site.window.with_channels(channels)
         n, kept, taps = (int(d) for d in weights[0].ty.shape.values)
         patterns = int(weights[3].ty.shape.values[0])
-        kernel = graph.kernel(conv_pattern(batch, window, n, kept, patterns, taps), "conv_pattern")
+        func = conv_pattern(batch, window, n, kept, patterns, taps, to.strip)
+        kernel = graph.kernel(func, "conv_pattern")
         return relax.call_tir(kernel, [x, *weights], to.ty)
 
     def __str__(self) -> str:

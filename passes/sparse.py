@@ -66,7 +66,7 @@ class Sparse(Format):
             kernel = graph.kernel(sparse(lead, k, n, self.block, kept), "linear_sparse")
         else:
             window = to.site.window.with_channels(k)
-            func = conv_sparse(lead[0], window, n, self.block, kept)
+            func = conv_sparse(lead[0], window, n, self.block, kept, to.strip)
             kernel = graph.kernel(func, "conv_sparse")
         return relax.call_tir(kernel, [x, values, index], to.ty)
 

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from targets.sysfs import l2_of_core
+
 _CPUINFO = Path("/proc/cpuinfo")
+_CPUS = Path("/sys/devices/system/cpu")
 
 # Where Linux's name of a feature is not LLVM's name without the underscores.
 _LLVM_NAMES = {
@@ -31,12 +34,14 @@ class Processor:
         features: instruction-set features that this process may use, in LLVM's spelling, for example
             ``avx512vnni``.
         cores: processors that this process may run on.
+        l2_bytes: one core's share of the second-level cache; None where the system does not say.
     """
 
     vendor: str
     model: str
     features: frozenset[str]
     cores: int
+    l2_bytes: int | None = None
 
 
 def parse_cpuinfo(text: str) -> tuple[str, str, frozenset[str]]:
@@ -77,7 +82,8 @@ def this_processor() -> Processor:
     if "amx-tile" in features and not tiles_granted():
         features = frozenset(f for f in features if not f.startswith("amx-"))
     if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
+        numbers = sorted(os.sched_getaffinity(0))
     else:
-        cores = os.cpu_count() or 1
-    return Processor(vendor, model or platform.processor() or platform.machine(), features, cores)
+        numbers = list(range(os.cpu_count() or 1))
+    model = model or platform.processor() or platform.machine()
+    return Processor(vendor, model, features, len(numbers), l2_of_core(_CPUS / f"cpu{numbers[0]}"))

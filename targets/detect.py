@@ -20,15 +20,13 @@ from targets.device_file import to_toml
 from targets.errors import TargetError
 from targets.features import AARCH64, closed
 from targets.schema import load
+from targets.sysfs import processors_in, size_in_bytes
 
 __all__ = ["CacheFacts", "CpuFacts", "DeviceFacts", "OpenClFacts", "describe", "to_toml"]
 
 # Linux, arch/arm64/include/uapi/asm/hwcap.h
 _HWCAP = {1: "neon", 10: "fullfp16", 20: "dotprod", 22: "sve", 23: "fp16fml"}
 _HWCAP2 = {1: "sve2", 13: "i8mm", 14: "bf16", 23: "sme", 37: "sme2"}
-
-_SIZE = re.compile(r"(\d{1,9})\s*([KMG]?)i?B?", re.IGNORECASE)
-_SCALE = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 _SAID = "told by the device itself: /proc/cpuinfo, hwcaps, sysfs, OpenCL"
 
@@ -181,13 +179,13 @@ def _processors(facts: DeviceFacts) -> Iterator[_Cpu]:
 
 def _with_caches(made: _Cpu, caches: tuple[CacheFacts, ...]) -> _Cpu:
     for cache in caches:
-        size = _bytes(cache.size)
+        size = size_in_bytes(cache.size)
         if not size or cache.type == "Instruction":
             continue
         if cache.level == 1:
             made = replace(made, l1d=size)
         elif cache.level == 2:
-            made = replace(made, l2=size, l2_shared_by=_shared(cache.shared_cpu_list))
+            made = replace(made, l2=size, l2_shared_by=processors_in(cache.shared_cpu_list))
         elif cache.level == 3:
             made = replace(made, l3=size)
     return made
@@ -264,22 +262,6 @@ def _gpu_name(told: str) -> tuple[str, str]:
     if found := re.search(r"(mali|immortalis)-?([tg]\d+)", told, re.IGNORECASE):
         return f"{found[1].capitalize()}-{found[2].upper()}", "mali"
     return told, "opencl"
-
-
-def _shared(cpus: str | None) -> int | None:
-    """How many processors a list such as ``0-3,6`` has."""
-    count = 0
-    for part in (cpus or "").split(","):
-        first, _, last = part.strip().partition("-")
-        if not (first.isdecimal() and (last or first).isdecimal()) or len(part) > 12:
-            return None
-        count += max(1, int(last or first) - int(first) + 1)
-    return count or None
-
-
-def _bytes(size: str) -> int | None:
-    found = _SIZE.fullmatch(size.strip())
-    return int(found[1]) * _SCALE[found[2].upper()] if found else None
 
 
 def _number(text: str) -> int:

@@ -42,6 +42,10 @@ _IN_ORDER = frozenset(
 )
 
 
+UNKNOWN_L2 = 512 * 1024
+"""Second-level cache that a core is taken to have where nobody told."""
+
+
 @dataclass(frozen=True)
 class Target:
     """A compile target.
@@ -58,7 +62,7 @@ class Target:
         vendor: who makes it, as /proc/cpuinfo says it; "" for any.
         architecture: ``x86_64`` or ``aarch64``.
         triple: operating system of the code, as LLVM spells it; "" for Linux.
-        l2_bytes: second-level cache of one core; what a kernel stages is made to fit it.
+        l2_bytes: second-level cache of one core; what a kernel stages is made to fit it (`targets.kernels.cache`).
         gpu: what runs the kernels if ``kind`` is ``opencl``; the rest then describes its host.
     """
 
@@ -73,7 +77,7 @@ class Target:
     kind: str = "llvm"
     architecture: str = "x86_64"
     triple: str = ""
-    l2_bytes: int = 512 * 1024
+    l2_bytes: int = UNKNOWN_L2
     gpu: Gpu | None = None
 
     @property
@@ -223,25 +227,38 @@ class Target:
         return f"{self.name} ({self.threads} thread{'s' if self.threads > 1 else ''})"
 
 
-# The best first: `host` takes the first that this machine can run.
+# The best first: `host` takes the first that this machine can run. Caches of named processors are those of the
+# generation (AMD, Software Optimization Guides; Intel, Optimization Reference Manual), of Alder Lake its big cores'.
 _TABLE = (
-    Target("znver5", "znver5", _ZEN5, 512, 32, "AMD Zen 5, AVX-512 VNNI", "AuthenticAMD"),
-    Target("znver4", "znver4", _ZEN4, 512, 32, "AMD Zen 4, AVX-512 VNNI", "AuthenticAMD"),
+    Target(
+        "znver5", "znver5", _ZEN5, 512, 32, "AMD Zen 5, AVX-512 VNNI", "AuthenticAMD",
+        l2_bytes=1 << 20,
+    ),
+    Target(
+        "znver4", "znver4", _ZEN4, 512, 32, "AMD Zen 4, AVX-512 VNNI", "AuthenticAMD",
+        l2_bytes=1 << 20,
+    ),
     Target(
         "sapphirerapids", "sapphirerapids", _SAPPHIRE, 512, 32, "Intel Xeon 4th generation",
-        "GenuineIntel",
+        "GenuineIntel", l2_bytes=2 << 20,
     ),
     Target(
         "icelake-server", "icelake-server", _ICELAKE, 512, 32, "Intel Xeon 3rd generation, VNNI",
-        "GenuineIntel",
+        "GenuineIntel", l2_bytes=5 << 18,
     ),
     Target(
         "cascadelake", "cascadelake", _V4 | {"avx512vnni"}, 512, 32,
-        "Intel Xeon 2nd generation, VNNI", "GenuineIntel",
+        "Intel Xeon 2nd generation, VNNI", "GenuineIntel", l2_bytes=1 << 20,
     ),
-    Target("skylake-avx512", "skylake-avx512", _V4, 512, 32, "Intel Xeon, AVX-512 without VNNI"),
+    Target(
+        "skylake-avx512", "skylake-avx512", _V4, 512, 32, "Intel Xeon, AVX-512 without VNNI",
+        l2_bytes=1 << 20,
+    ),
     Target("x86-64-v4", "x86-64-v4", _V4, 512, 32, "any x86-64 with AVX-512"),
-    Target("alderlake", "alderlake", _ALDERLAKE, 256, 16, "Intel Core 12th generation, AVX-VNNI"),
+    Target(
+        "alderlake", "alderlake", _ALDERLAKE, 256, 16, "Intel Core 12th generation, AVX-VNNI",
+        l2_bytes=5 << 18,
+    ),
     Target("x86-64-v3", "x86-64-v3", _V3, 256, 16, "any x86-64 with AVX2"),
     Target("x86-64-v2", "x86-64-v2", _V2, 128, 16, "any x86-64 with SSE 4.2"),
     Target(
@@ -290,7 +307,8 @@ def host(threads: int = 1) -> Target:
     cpu = this_processor()
     found = best_for(cpu.vendor, cpu.features)
     if found is not None:
-        return replace(found, description=cpu.model).with_threads(threads)
+        l2_bytes = cpu.l2_bytes or found.l2_bytes
+        return replace(found, description=cpu.model, l2_bytes=l2_bytes).with_threads(threads)
     raise TargetError(
         "no target fits this machine",
         got=f"{cpu.model}: {' '.join(sorted(cpu.features)) or 'no features told'}",

@@ -21,8 +21,18 @@ from targets.gpu_kernels.threads import (
     vector_width,
     vectorize_inner,
 )
-from targets.kernels.blocks import Block, Loop, Node, bring, extent, flow, new_schedule, reason
-from targets.kernels.default import inline_elementwise, uses
+from targets.kernels.blocks import (
+    Block,
+    Loop,
+    Node,
+    bring,
+    extent,
+    flow,
+    new_schedule,
+    reason,
+    uses,
+)
+from targets.kernels.default import inline_elementwise
 from targets.target import Target
 
 _LOG = logging.getLogger(__name__)

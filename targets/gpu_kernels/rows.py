@@ -17,15 +17,12 @@ from targets.kernels.blocks import (
     Loop,
     Node,
     UnsuitedError,
-    anchor_in,
     bring,
     decide,
     extent,
-    flow,
-    inline_single_use,
     written,
 )
-from targets.kernels.rows import row_loop
+from targets.kernels.rows import open_rows
 from targets.kernels.space import Apply
 from targets.target import Target
 
@@ -55,15 +52,7 @@ def schedule_rows(sch: s_tir.Schedule, items: int, local_bytes: int) -> None:
         items: one of ITEM_OPTIONS.
         local_bytes: local memory of a work group; a row that needs more of it does not fit.
     """
-    nodes = flow(sch)
-    lead = nodes[anchor_in(nodes)].rank - 1
-    inline_single_use(sch, nodes)
-    kept = flow(sch)
-    wide = [n for n in kept if n.output and n.rank == lead + 1]
-    if lead < 1 or not wide or any(n.rank > lead + 1 for n in kept):
-        raise UnsuitedError("not a kernel over rows with a wide result")
-    loops = [row_loop(sch, n.block, lead) for n in kept if n.output]
-    row = sch.merge(*loops) if len(loops) > 1 else loops[0]
+    kept, row, lead = open_rows(sch)
     sch.bind(row, "blockIdx.x")
     decide(sch, ITEM_OPTIONS, items)
     place_in_group(sch, kept, row, lead, items, local_bytes)

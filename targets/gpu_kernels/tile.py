@@ -11,8 +11,17 @@ from tvm import s_tir, tirx
 from tvm.sym import detect_linear_equation
 
 from targets.gpu_kernels.threads import vector_width, vectorize_inner
-from targets.kernels.blocks import Block, Loop, UnsuitedError, decide, extent, loops_under, written
-from targets.kernels.default import uses
+from targets.kernels.blocks import (
+    Block,
+    Loop,
+    UnsuitedError,
+    decide,
+    extent,
+    loops_under,
+    uses,
+    written,
+)
+from targets.kernels.operands import output_axis
 
 STEP_OPTIONS = (1, 2, 4)
 """Inputs that are loaded at once."""
@@ -94,7 +103,7 @@ def stage(sch: s_tir.Schedule, block: Block, stretch: Loop, row: Loop, staging: 
 def reads_groups(sch: s_tir.Schedule, block: Block) -> bool:
     """Whether nothing is read in the order of outputs, but groups of inputs that lie together: codes, keys."""
     statement = sch.get(block)
-    output = [a.var for a in statement.iter_vars if a.iter_type == tirx.IterVar.DataPar][-1]
+    output = output_axis(statement)
     return not any(
         last.same_as(output) or coefficient(last, output) == 1
         for _, last in last_indices(statement, written(sch, block))
@@ -157,14 +166,14 @@ def contiguous_reads(
     """(which read, the loop to load it in): weights by output, inputs in the order of the sum."""
     statement = sch.get(block)
     own = written(sch, block)
-    outputs = [a.var for a in statement.iter_vars if a.iter_type == tirx.IterVar.DataPar]
+    output = output_axis(statement)
     inputs = [a.var for a in statement.iter_vars if a.iter_type == tirx.IterVar.CommReduce]
     found = []
     for position, last in last_indices(statement, own):
-        if last.same_as(outputs[-1]):
+        if last.same_as(output):
             found.append((position, step))
         elif coefficient(last, inputs[-1]) == 1:
-            found.append((position, row if not uses(last, outputs[-1]) else step))
+            found.append((position, row if not uses(last, output) else step))
     return found
 
 

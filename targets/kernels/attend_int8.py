@@ -77,7 +77,10 @@ def attends_int8(func: tirx.PrimFunc, target: Target) -> list[AttendInt8]:
     points.sort(key=lambda p: expected_cost(length, p))
     splits = SPLITS[: 2 if target.threads > 1 else 1]
     return [
-        AttendInt8(p.group, p.rows, p.keys, s) for p in points[: 8 // len(splits)] for s in splits
+        AttendInt8(p.group, p.rows, p.keys, s)
+        for p in points[: 8 // len(splits)]
+        for s in splits
+        if (s - 1) * p.group < length  # as in `attend`
     ]
 
 

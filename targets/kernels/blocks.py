@@ -146,6 +146,18 @@ def loads_of(statement: tirx.Stmt, buffer: tirx.Buffer) -> int:
     return count
 
 
+def uses(expression: tirx.Expr, var: tirx.Var) -> bool:
+    """True if ``var`` occurs in ``expression``."""
+    found = False
+
+    def visit(node: tirx.Var) -> None:
+        nonlocal found
+        found = found or node.same_as(var)
+
+    tvm_ffi.structural_walk(expression, [(tirx.Var, visit)], order="post")
+    return found
+
+
 def decide(sch: s_tir.Schedule, options: Sequence[int], value: int) -> tirx.Expr:
     """Take ``value`` out of ``options`` and keep the choice in the trace."""
     share = 1.0 / len(options)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import te, tirx
 
+from targets.kernels.cache import MOST_STRIP
 from targets.kernels.linear import pack_dense
 from targets.kernels.primfunc import axis, dims, family, prim_func
 from targets.kernels.strip import column_slack, pitch, source
@@ -41,12 +42,15 @@ def run_offset(window: Window, run: tirx.Expr) -> tirx.Expr:
     return run // kw * down + run % kw * across
 
 
-def conv(batch: int, window: Window, n: int, nb: int) -> tirx.PrimFunc:
-    """PrimFunc ``(x f32[batch,H,W,C], w) -> y f32[batch,Ho,Wo,n]``; w is what ``pack_conv`` makes."""
+def conv(batch: int, window: Window, n: int, nb: int, strip: int = MOST_STRIP) -> tirx.PrimFunc:
+    """PrimFunc ``(x f32[batch,H,W,C], w) -> y f32[batch,Ho,Wo,n]``; w is what ``pack_conv`` makes.
+
+    ``strip`` is the most bytes that a strip of the image may take on the target: `cache.strip_bytes`.
+    """
     x = te.placeholder(dims(batch, window.height, window.width, window.channels), name="x")
     count, length = runs(window)
     w = te.placeholder(dims(-(-n // nb), count, length, nb), name="w")
-    read = source(x, window)
+    read = source(x, window, strip)
     r, k = axis(count, "r"), axis(length, "k")
     acc = te.compute(
         accumulator_shape(batch, window, n, nb),

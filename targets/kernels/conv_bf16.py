@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from tvm import te, tirx
 
 from targets.errors import TargetError
+from targets.kernels.cache import MOST_STRIP
 from targets.kernels.conv import accumulator_shape, by_position, outputs, run_offset, runs
 from targets.kernels.linear_bf16 import GROUP, pack_bf16, te_widen
 from targets.kernels.primfunc import axis, dims, family, prim_func
@@ -16,8 +17,12 @@ from targets.kernels.window import Window
 FAMILY_NAME = "conv_bf16"
 
 
-def conv_bf16(batch: int, window: Window, n: int, nb: int) -> tirx.PrimFunc:
+def conv_bf16(
+    batch: int, window: Window, n: int, nb: int, strip: int = MOST_STRIP
+) -> tirx.PrimFunc:
     """PrimFunc ``(x u16[batch,H,W,C], w) -> y f32[batch,Ho,Wo,n]``; w is what ``pack_conv_bf16`` makes.
+
+    ``strip`` as in `conv`.
 
     Raises:
         TargetError: an odd number of channels.
@@ -34,7 +39,7 @@ def conv_bf16(batch: int, window: Window, n: int, nb: int) -> tirx.PrimFunc:
     count, length = runs(window)
     groups = length // GROUP
     w = te.placeholder(dims(-(-n // nb), count, groups, nb, GROUP), "uint16", name="w")
-    read = source(x, window)
+    read = source(x, window, strip)
     r, g, i = axis(count, "r"), axis(groups, "g"), axis(GROUP, "i")
     acc = te.compute(
         accumulator_shape(batch, window, n, nb),

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import te, tirx
 
+from targets.kernels.cache import MOST_STRIP
 from targets.kernels.conv import accumulator_shape, outputs, pack_conv, run_offset, runs
 from targets.kernels.conv_bf16 import with_channels
 from targets.kernels.linear_fp16 import CHUNK, chunk_of, short_sum
@@ -24,13 +25,18 @@ def chunks_of(window: Window) -> tuple[int, int]:
     return max(d for d in range(1, count + 1) if count % d == 0 and d * length <= CHUNK), length
 
 
-def conv_fp16(batch: int, window: Window, n: int, nb: int) -> tirx.PrimFunc:
-    """PrimFunc ``(x f16[batch,H,W,C], w) -> y f32[batch,Ho,Wo,n]``; w is what ``pack_conv_fp16`` makes."""
+def conv_fp16(
+    batch: int, window: Window, n: int, nb: int, strip: int = MOST_STRIP
+) -> tirx.PrimFunc:
+    """PrimFunc ``(x f16[batch,H,W,C], w) -> y f32[batch,Ho,Wo,n]``; w is what ``pack_conv_fp16`` makes.
+
+    ``strip`` as in `conv`.
+    """
     shape = dims(batch, window.height, window.width, window.channels)
     x = te.placeholder(shape, "float16", name="x")
     count, length = runs(window)
     w = te.placeholder(dims(-(-n // nb), count, length, nb), "float16", name="w")
-    read = source(x, window)
+    read = source(x, window, strip)
     some, few = chunks_of(window)
     r, k = axis(some, "r"), axis(few, "k")
     down, along = axis(count // some, "down"), axis(length // few, "along")

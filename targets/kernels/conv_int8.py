@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tvm import te, tirx
 
 from targets.errors import TargetError
+from targets.kernels.cache import MOST_STRIP
 from targets.kernels.conv import accumulator_shape, by_position, run_offset, runs
 from targets.kernels.linear_int8 import GROUP, pack_int8
 from targets.kernels.primfunc import axis, dims, family, prim_func
@@ -21,12 +22,14 @@ from targets.kernels.window import Window
 FAMILY_NAME = "conv_int8"
 
 
-def conv_int8(batch: int, window: Window, n: int, nb: int) -> tirx.PrimFunc:
+def conv_int8(
+    batch: int, window: Window, n: int, nb: int, strip: int = MOST_STRIP
+) -> tirx.PrimFunc:
     """PrimFunc ``(q u8[batch,H,W,C](, zero u8[C]), w, scale f32[n], shift i32[n]) -> y f32[batch,Ho,Wo,n]``.
 
     ``y = (sum of q w - shift) * scale`` in exact int32 arithmetic. w is what ``pack_conv_int8`` makes,
     ``zero`` what stands for zero in each channel: it is there if the window is padded. ``shift`` is
-    what zero points add to the sums, see `static_shift`.
+    what zero points add to the sums, see `static_shift`; ``strip`` as in `conv`.
 
     Raises:
         TargetError: channels that are no multiple of four.
@@ -36,7 +39,7 @@ def conv_int8(batch: int, window: Window, n: int, nb: int) -> tirx.PrimFunc:
     count, length = runs(window)
     groups = length // GROUP
     w = te.placeholder(dims(-(-n // nb), count, groups, nb, GROUP), "int8", name="w")
-    read = source(q, window, *given)
+    read = source(q, window, strip, *given)
     r, g, i = axis(count, "r"), axis(groups, "g"), axis(GROUP, "i")
     acc = te.compute(
         accumulator_shape(batch, window, n, nb),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tvm import te, tirx
 
 from targets.errors import TargetError
+from targets.kernels.cache import MOST_STRIP
 from targets.kernels.primfunc import axis, dims, f32, family, prim_func
 from targets.kernels.strip import STRIP_COLUMNS, columns, reads_whole_strips, rows_in, strip_rows
 from targets.kernels.window import Window
@@ -29,20 +30,26 @@ MOST_VECTORS = 24
 """Vectors of sums that leave registers for a weight and for what is read."""
 
 
-def pattern_tile(window: Window) -> tuple[int, int]:
-    """(tiles, positions of a tile) that a strip's outputs are computed in, surplus ones included."""
-    vectors = -(-strip_rows(window) * columns(window) // LANES)
+def pattern_tile(window: Window, rows: int) -> tuple[int, int]:
+    """(tiles, positions of a tile) that the outputs of ``rows`` rows are computed in, surplus ones included."""
+    vectors = -(-rows * columns(window) // LANES)
     tiles = -(-vectors // MOST_VECTORS)
     return tiles, -(-vectors // tiles) * LANES
 
 
 def conv_pattern(
-    batch: int, window: Window, n: int, kept: int, patterns: int, taps: int
+    batch: int,
+    window: Window,
+    n: int,
+    kept: int,
+    patterns: int,
+    taps: int,
+    strip: int = MOST_STRIP,
 ) -> tirx.PrimFunc:
     """PrimFunc of a convolution that keeps ``kept`` kernels of each output, ``taps`` positions of each.
 
     ``(x f32[batch,H,W,C], values f32[n,kept,taps], channel i32[n,kept], pattern u8[n,kept],
-    table i32[patterns,taps]) -> y f32[batch,Ho,Wo,n]``
+    table i32[patterns,taps]) -> y f32[batch,Ho,Wo,n]``; ``strip`` as in `conv`.
 
     Raises TargetError unless the strides are 1.
     """
@@ -58,10 +65,10 @@ def conv_pattern(
     channel = te.placeholder(dims(n, kept), "int32", name="channel")
     pattern = te.placeholder(dims(n, kept), "uint8", name="pattern")
     table = te.placeholder(dims(patterns, taps), "int32", name="table")
-    rows, wide = strip_rows(window), columns(window)
-    tiles, size = pattern_tile(window)
+    rows, wide = strip_rows(window, most=strip), columns(window)
+    tiles, size = pattern_tile(window, rows)
     strips = window.out_height // rows
-    planes = channel_planes(x, window, tiles * size)
+    planes = channel_planes(x, window, rows, tiles * size)
     k, t = axis(kept, "k"), axis(taps, "t")
 
     def product(b: tirx.Expr, s: tirx.Expr, o: tirx.Expr, at: tirx.Expr) -> tirx.Expr:
@@ -79,9 +86,14 @@ def conv_pattern(
     return reads_whole_strips(prim_func([x, values, channel, pattern, table, y]))
 
 
-def channel_planes(x: te.Tensor, window: Window, positions: int) -> te.Tensor:
-    """f32[batch, strips, C, flat]: each channel's rows of a strip, one after the other, then zeros."""
-    rows, wide = strip_rows(window), columns(window)
+def channel_planes(x: te.Tensor, window: Window, rows: int, positions: int) -> te.Tensor:
+    """f32[batch, strips, C, flat]: each channel's rows of a strip, one after the other, then zeros.
+
+    Args:
+        rows: output rows of a strip.
+        positions: that are computed of them.
+    """
+    wide = columns(window)
     top, left, *_ = window.padding
     down, across = (d * (k - 1) for d, k in zip(window.dilation, window.kernel, strict=True))
     last = positions - 1 + down * wide + across

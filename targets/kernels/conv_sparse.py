@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import te, tirx
 
+from targets.kernels.cache import MOST_STRIP
 from targets.kernels.conv import accumulator_shape, by_position, outputs
 from targets.kernels.linear_sparse import pack_sparse
 from targets.kernels.primfunc import axis, dims, family, prim_func
@@ -23,17 +24,19 @@ LINE = 16
 """Channels in a cache line."""
 
 
-def conv_sparse(batch: int, window: Window, n: int, nb: int, kept: int) -> tirx.PrimFunc:
+def conv_sparse(
+    batch: int, window: Window, n: int, nb: int, kept: int, strip: int = MOST_STRIP
+) -> tirx.PrimFunc:
     """PrimFunc of a convolution that reads ``kept`` numbers of each window for each output block.
 
     ``(x f32[batch,H,W,C], values f32[ceil(n/nb),kept,nb], index i32[ceil(n/nb),kept])
-    -> y f32[batch,Ho,Wo,n]``
+    -> y f32[batch,Ho,Wo,n]``; ``strip`` as in `conv`.
     """
     blocks = -(-n // nb)
     x = te.placeholder(dims(batch, window.height, window.width, window.channels), name="x")
     values = te.placeholder(dims(blocks, kept, nb), name="values")
     index = te.placeholder(dims(blocks, kept), "int32", name="index")
-    read = source(x, window, spacing=spread(window))
+    read = source(x, window, strip, spacing=spread(window))
     k = axis(kept, "k")
     acc = te.compute(
         accumulator_shape(batch, window, n, nb),

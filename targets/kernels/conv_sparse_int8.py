@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import te, tirx
 
+from targets.kernels.cache import MOST_STRIP
 from targets.kernels.conv import accumulator_shape, by_position
 from targets.kernels.conv_int8 import (
     codes_of_image,
@@ -26,7 +27,9 @@ from targets.kernels.window import Window
 FAMILY_NAME = "conv_sparse_int8"
 
 
-def conv_sparse_int8(batch: int, window: Window, n: int, nb: int, kept4: int) -> tirx.PrimFunc:
+def conv_sparse_int8(
+    batch: int, window: Window, n: int, nb: int, kept4: int, strip: int = MOST_STRIP
+) -> tirx.PrimFunc:
     """PrimFunc of an int8 convolution that reads ``kept4`` groups of each window for each output block.
 
     ``(q u8[batch,H,W,C](, zero u8[C]), values s8[ceil(n/nb),kept4,nb,4], index i32[ceil(n/nb),kept4],
@@ -37,7 +40,7 @@ def conv_sparse_int8(batch: int, window: Window, n: int, nb: int, kept4: int) ->
     q, given = codes_of_image(batch, window)
     values = te.placeholder(dims(blocks, kept4, nb, GROUP), "int8", name="values")
     index = te.placeholder(dims(blocks, kept4), "int32", name="index")
-    read = source(q, window, *given)
+    read = source(q, window, strip, *given)
     g, i = axis(kept4, "g"), axis(GROUP, "i")
     acc = te.compute(
         accumulator_shape(batch, window, n, nb),

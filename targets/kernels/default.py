@@ -14,7 +14,7 @@ import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
-from targets.kernels.blocks import Block, Loop, Node, extent, flow, new_schedule, reason
+from targets.kernels.blocks import Block, Loop, Node, extent, flow, new_schedule, reason, uses
 from targets.kernels.rows import partial_reduce, place_partial
 from targets.target import Target
 
@@ -162,18 +162,6 @@ def schedule_column_reduction(
     init = sch.decompose_reduction(block, reduction[0])
     if extent(sch, lanes) > 1:
         sch.vectorize(sch.get_loops(init)[-1])
-
-
-def uses(expression: tirx.Expr, var: tirx.Var) -> bool:
-    """True if ``var`` occurs in ``expression``."""
-    found = False
-
-    def visit(node: tirx.Var) -> None:
-        nonlocal found
-        found = found or node.same_as(var)
-
-    tvm_ffi.structural_walk(expression, [(tirx.Var, visit)], order="post")
-    return found
 
 
 def walks_rows(statement: s_tir.SBlock, axes: list[tirx.IterVar]) -> bool:

@@ -42,21 +42,32 @@ def _suited(target: Target, outputs: int) -> bool:
     return arm and outputs % 4 == 0 and outputs * 4 <= target.registers
 
 
+def _codes() -> tirx.Buffer:
+    """The codes of two rows, a vector of each."""
+    return T.Buffer(
+        (ROWS, GROUPS, 4), "uint8", strides=(T.int32(), 4, 1), offset_factor=1, scope="local"
+    )
+
+
+def _weights(outputs: int) -> tirx.Buffer:
+    """The weights of as many inputs as a row has codes."""
+    return T.Buffer((GROUPS, outputs, 4), "int8", offset_factor=1)
+
+
+def _pair(outputs: int) -> tirx.Buffer:
+    """The sums of two rows."""
+    return T.Buffer(
+        (ROWS, 1, outputs),
+        "int32",
+        strides=(T.int32(), T.int32(), 1),
+        offset_factor=1,
+        scope="local",
+    )
+
+
 def _products_desc(outputs: int) -> tirx.PrimFunc:
     @T.prim_func(private=True, s_tir=True)
-    def desc(
-        a: T.Buffer(
-            (ROWS, GROUPS, 4), "uint8", strides=(T.int32(), 4, 1), offset_factor=1, scope="local"
-        ),
-        b: T.Buffer((GROUPS, outputs, 4), "int8", offset_factor=1),
-        c: T.Buffer(
-            (ROWS, 1, outputs),
-            "int32",
-            strides=(T.int32(), T.int32(), 1),
-            offset_factor=1,
-            scope="local",
-        ),
-    ) -> None:
+    def desc(a: _codes(), b: _weights(outputs), c: _pair(outputs)) -> None:
         with T.sblock("root"):
             T.reads(
                 c[0:ROWS, 0:1, 0:outputs], a[0:ROWS, 0:GROUPS, 0:4], b[0:GROUPS, 0:outputs, 0:4]
@@ -91,19 +102,7 @@ def _products_impl(outputs: int) -> tirx.PrimFunc:
         return T.Shuffle([x, y], [first, first + 4, first + 1, first + 5])
 
     @T.prim_func(private=True, s_tir=True)
-    def impl(
-        a: T.Buffer(
-            (ROWS, GROUPS, 4), "uint8", strides=(T.int32(), 4, 1), offset_factor=1, scope="local"
-        ),
-        b: T.Buffer((GROUPS, outputs, 4), "int8", offset_factor=1),
-        c: T.Buffer(
-            (ROWS, 1, outputs),
-            "int32",
-            strides=(T.int32(), T.int32(), 1),
-            offset_factor=1,
-            scope="local",
-        ),
-    ) -> None:
+    def impl(a: _codes(), b: _weights(outputs), c: _pair(outputs)) -> None:
         with T.sblock("root"):
             T.reads(
                 c[0:ROWS, 0:1, 0:outputs], a[0:ROWS, 0:GROUPS, 0:4], b[0:GROUPS, 0:outputs, 0:4]
@@ -131,22 +130,7 @@ def _products_impl(outputs: int) -> tirx.PrimFunc:
 
 def _sums_desc(outputs: int) -> tirx.PrimFunc:
     @T.prim_func(private=True, s_tir=True)
-    def desc(
-        a: T.Buffer(
-            (ROWS, 1, outputs),
-            "int32",
-            strides=(T.int32(), T.int32(), 1),
-            offset_factor=1,
-            scope="local",
-        ),
-        b: T.Buffer(
-            (ROWS, 1, outputs),
-            "int32",
-            strides=(T.int32(), T.int32(), 1),
-            offset_factor=1,
-            scope="local",
-        ),
-    ) -> None:
+    def desc(a: _pair(outputs), b: _pair(outputs)) -> None:
         with T.sblock("root"):
             T.reads(a[0:ROWS, 0:1, 0:outputs])
             T.writes(b[0:ROWS, 0:1, 0:outputs])
@@ -161,22 +145,7 @@ def _sums_desc(outputs: int) -> tirx.PrimFunc:
 
 def _sums_impl(outputs: int) -> tirx.PrimFunc:
     @T.prim_func(private=True, s_tir=True)
-    def impl(
-        a: T.Buffer(
-            (ROWS, 1, outputs),
-            "int32",
-            strides=(T.int32(), T.int32(), 1),
-            offset_factor=1,
-            scope="local",
-        ),
-        b: T.Buffer(
-            (ROWS, 1, outputs),
-            "int32",
-            strides=(T.int32(), T.int32(), 1),
-            offset_factor=1,
-            scope="local",
-        ),
-    ) -> None:
+    def impl(a: _pair(outputs), b: _pair(outputs)) -> None:
         with T.sblock("root"):
             T.reads(a[0:ROWS, 0:1, 0:outputs])
             T.writes(b[0:ROWS, 0:1, 0:outputs])

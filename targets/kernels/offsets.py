@@ -16,6 +16,7 @@ from tvm import s_tir, tirx
 from tvm.script import tirx as T
 
 from targets.kernels.amx_nest import substituted
+from targets.kernels.blocks import uses
 from targets.kernels.dot import OFFSET, SDOT, signed_dot, weight_sums
 
 OFFSETS = "codesign.offsets"
@@ -174,7 +175,7 @@ def _addition(
     place = [*outer, last + inside.base]
     axes = [axis.var for axis in block.iter_vars]
     place = [substituted(at, axes, realize.iter_values) for at in place]
-    kept = [one for one in loops if any(_uses(at, one.loop_var) for at in place)]
+    kept = [one for one in loops if any(uses(at, one.loop_var) for at in place)]
     own = [tirx.Var(one.loop_var.name, one.loop_var.ty) for one in kept]
     place = [substituted(at, [one.loop_var for one in kept], own) for at in place]
     *outer, column = place
@@ -186,9 +187,3 @@ def _addition(
     for var, one in zip(reversed(own), reversed(kept), strict=True):
         body = tirx.For(var, one.min, one.extent, tirx.ForKind.UNROLLED, body)
     return body
-
-
-def _uses(expression: tirx.Expr, variable: tirx.Var) -> bool:
-    found: list[tirx.Var] = []
-    tvm_ffi.structural_walk(expression, [(tirx.Var, found.append)], order="post")
-    return any(var.same_as(variable) for var in found)

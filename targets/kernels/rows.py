@@ -53,6 +53,17 @@ def schedule_rows(sch: s_tir.Schedule, target: Target, chunk: int, shared: bool)
         chunk: one of CHUNKS.
         shared: threads share the rows.
     """
+    kept, row, lead = open_rows(sch)
+    if shared:
+        sch.parallel(row)
+    place_in_row(sch, kept, row, lead, target, chunk)
+
+
+def open_rows(sch: s_tir.Schedule) -> tuple[list[Node], Loop, int]:
+    """(the blocks of a kernel over rows, its loop over rows, how many loops of a block that is).
+
+    Blocks that are read once are inlined, and all results share the loop.
+    """
     nodes = flow(sch)
     lead = nodes[anchor_in(nodes)].rank - 1
     inline_single_use(sch, nodes)
@@ -61,10 +72,7 @@ def schedule_rows(sch: s_tir.Schedule, target: Target, chunk: int, shared: bool)
     if lead < 1 or not wide or any(n.rank > lead + 1 for n in kept):
         raise UnsuitedError("not a kernel over rows with a wide result")
     loops = [row_loop(sch, n.block, lead) for n in kept if n.output]
-    row = sch.merge(*loops) if len(loops) > 1 else loops[0]
-    if shared:
-        sch.parallel(row)
-    place_in_row(sch, kept, row, lead, target, chunk)
+    return kept, sch.merge(*loops) if len(loops) > 1 else loops[0], lead
 
 
 def place_in_row(

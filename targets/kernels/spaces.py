@@ -31,6 +31,7 @@ from targets.kernels import (
     linear_sparse_int8,
     linear_weight_only,
     merge_tokens,
+    multiply,
     norm,
     quantize,
     rows,
@@ -135,7 +136,9 @@ def conv_bf16_space(func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:
     """All register tiles worth trying for a bfloat16 convolution, those of AMX first."""
     yield from tile_conv_amx.conv_tiles_amx(func, target)
     for point in tile_conv.conv_tiles(func, target):
-        yield partial(tile_conv.tile_conv, target=target, tile=point, multiply=tile.multiply_bf16)
+        yield partial(
+            tile_conv.tile_conv, target=target, tile=point, multiply=multiply.multiply_bf16
+        )
 
 
 def row_space(first: int, func: tirx.PrimFunc, target: Target) -> Iterator[Apply]:

@@ -16,14 +16,10 @@ import tvm_ffi
 from numpy.typing import NDArray
 from tvm import s_tir, te, tirx
 
+from targets.kernels.cache import MOST_STRIP
 from targets.kernels.linear import ROW_SLACK
 from targets.kernels.primfunc import FAMILY, dims
 from targets.kernels.window import Window
-
-STRIP_BYTES = 9 << 16
-"""Bytes of a strip: a part of the second-level cache, yet so much that all weights pass through it few
-times. On a Sapphire Rapids core with 2 MiB of it, 512 -> 512 channels on 28 x 28 took 24.5 ms with
-512 KiB, 23.9 with this, 23.3 with 1 MiB; fewer channels lost up to 5 % with 1 MiB, nothing with this."""
 
 CROWDED = 256
 """Channels that lie too regularly: so many float32 are 1 KiB."""
@@ -38,18 +34,20 @@ STRIP_SPACING = "codesign.strip_spacing"
 """Annotation on the block that makes strips: numbers from one position to the next."""
 
 
-def strip_rows(window: Window, size: int = 4) -> int:
-    """Output rows of a strip of numbers of ``size`` bytes: as many as keep it within STRIP_BYTES, dividing
+def strip_rows(window: Window, size: int = 4, most: int = MOST_STRIP) -> int:
+    """Output rows of a strip of numbers of ``size`` bytes: as many as keep it within ``most`` bytes, dividing
     all rows evenly.
 
-    At least so many that less than half of what is copied belongs to the next strip as well.
+    Large images of a prime height have strips of single rows: 2 % slower to 8 % faster than all of it on a Zen 5
+    core. Where not even one row fits, it is so many that less than half of what is copied belongs to the next
+    strip as well.
     """
     row_bytes = size * pitch(window)
     divisors = [d for d in range(1, window.out_height + 1) if window.out_height % d == 0]
-    overlap = max(0, window.span[0] - window.strides[0])
-    useful = [d for d in divisors if d * window.strides[0] >= overlap] or divisors[-1:]
-    fitting = [d for d in useful if rows_in(window, d) * row_bytes <= STRIP_BYTES]
-    return fitting[-1] if fitting else useful[0]
+    if fitting := [d for d in divisors if rows_in(window, d) * row_bytes <= most]:
+        return fitting[-1]
+    overlap = window.span[0] - window.strides[0]
+    return next((d for d in divisors if d * window.strides[0] >= overlap), divisors[-1])
 
 
 def columns(window: Window) -> int:
@@ -111,7 +109,11 @@ class Source:
 
 
 def source(
-    x: te.Tensor, window: Window, zero: te.Tensor | None = None, spacing: int | None = None
+    x: te.Tensor,
+    window: Window,
+    most: int,
+    zero: te.Tensor | None = None,
+    spacing: int | None = None,
 ) -> Source:
     """What the convolution of ``x`` [N,H,W,C] reads.
 
@@ -119,13 +121,14 @@ def source(
     of a row read on into the next row, and those of the last row into that one.
 
     Args:
+        most: bytes of a strip, as `cache.strip_bytes` gives it.
         zero: [C], what stands for zero in each channel; None is 0.
         spacing: of positions in a strip; None is the number of channels.
     """
     w, step = window, spacing or window.channels
     if w.taps == 1 and not w.padded:
         return Source(x, w, 0, w.channels)
-    rows = strip_rows(w, np.dtype(str(x.dtype)).itemsize)
+    rows = strip_rows(w, np.dtype(str(x.dtype)).itemsize, most)
     wide, deep = columns(w), rows_in(w, rows)
     top, left, *_ = w.padding
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import gcd, prod
+from math import gcd
 from typing import TypeAlias
 
 import numpy as np
@@ -24,26 +24,16 @@ from targets.kernels.blocks import (
     vectorize_last,
     written,
 )
+from targets.kernels.cache import passing_bytes
+from targets.kernels.multiply import multiply_in_tile, multiply_int8
+from targets.kernels.multiply_lanes import takes_vectors
+from targets.kernels.operands import bytes_of, index_reads, weights_read
 from targets.kernels.strip import STRIP_COLUMNS, STRIP_SPACING
-from targets.kernels.tile import (
-    ROW_OPTIONS,
-    index_reads,
-    multiply_in_tile,
-    multiply_int8,
-    row_options,
-    takes_vectors,
-    weights_read,
-)
+from targets.kernels.tile import ROW_OPTIONS, row_options
 from targets.target import Target
 
 Multiply: TypeAlias = Callable[[s_tir.Schedule, Block, Loop, Target, Callable[[], None]], None]
 """Brings a product under a loop over tiles, and calls back when it is there, as ``multiply_int8`` does."""
-
-PASSING_BYTES = 5 << 18
-"""Weights of so many bytes stay in the second-level cache beside a strip. All of them may pass by one
-register tile of windows, which then come from the first-level cache, and outputs are written in one
-stretch: 7 to 15 % faster for pruned layers of 150 to 1200 kB on a Sapphire Rapids core, and no slower
-for dense ones; with 2.3 MB or more it was slower."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +61,10 @@ def conv_tiles(func: tirx.PrimFunc, target: Target, int8: bool = False) -> list[
     rows_first = [ConvTile(c) for c in options[:6]]
     windows_first = [ConvTile(c, rows_first=False) for c in options[:2]]
     position = weights_read(sch, anchor.block)
-    if position is not None and weight_bytes(sch, anchor.block, position) <= PASSING_BYTES:
+    weights = None if position is None else sch.get(anchor.block).reads[position].source
+    if weights is not None and bytes_of(weights) <= passing_bytes(target):
         return windows_first + rows_first
     return rows_first + windows_first
-
-
-def weight_bytes(sch: s_tir.Schedule, anchor: Block, position: int) -> int:
-    """Bytes of all weights of a product, its read at ``position``."""
-    weights = sch.get(anchor).reads[position].source
-    return prod(int(d) for d in weights.shape) * np.dtype(str(weights.dtype)).itemsize
 
 
 def parts(sch: s_tir.Schedule) -> tuple[Node | None, Node, list[Node]]:

@@ -13,15 +13,9 @@ from tvm import s_tir, tirx
 
 from targets.kernels.blocks import Block, Loop, anchor_in, bring, flow, new_schedule, written
 from targets.kernels.linear import ROW_SLACK
-from targets.kernels.tile import (
-    ROW_OPTIONS,
-    Tile,
-    clear_accumulators,
-    lanes_registers,
-    multiply_lanes,
-    open_tile,
-    takes_vectors,
-)
+from targets.kernels.multiply import clear_accumulators
+from targets.kernels.multiply_lanes import lanes_registers, multiply_lanes, takes_vectors
+from targets.kernels.tile import ROW_OPTIONS, Tile, open_tile
 from targets.kernels.tile_conv import ConvTile, parts, tile_conv
 from targets.target import Target
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-import tvm_ffi
 from tvm import s_tir, tirx
 
 from targets.kernels.blocks import (
@@ -17,6 +16,7 @@ from targets.kernels.blocks import (
     flow,
     loops_under,
     new_schedule,
+    uses,
     written,
 )
 from targets.kernels.intrin_matrix import GROUPS, ROWS, products_name, sums_name
@@ -87,7 +87,7 @@ def multiply_matrix(
     target: Target,
     placed: Callable[[], None] = lambda: None,
 ) -> None:
-    """``tile.multiply_int8`` by pairs of rows: their sums are put in order behind the loop over inputs."""
+    """``multiply.multiply_int8`` by pairs of rows: their sums are put in order behind the loop over inputs."""
     ordered = sch.cache_write(anchor, 0, "local")
     (*_, row, o, j), _ = bring(sch, ordered, inside)
     several, pair = sch.split(row, [None, ROWS])
@@ -115,13 +115,8 @@ def load_rows(sch: s_tir.Schedule, anchor: Block, at: Loop) -> None:
     """Load the codes of a pair of rows: where they lie apart, and the last row may stand for one beyond."""
     block = sch.get(anchor)
     axes = [axis.var for axis in block.iter_vars]
-    used: set[int] = set()
-
-    def visit(var: tirx.Var) -> None:
-        used.update(i for i, axis in enumerate(axes) if axis.same_as(var))
-
-    for part in block.reads[0].region:
-        tvm_ffi.structural_walk(part.min, [(tirx.Var, visit)], order="post")
+    region = block.reads[0].region
+    used = {i for i, axis in enumerate(axes) if any(uses(r.min, axis) for r in region)}
     spatial = sum(axis.iter_type == tirx.IterVar.DataPar for axis in block.iter_vars)
     last = [spatial - 3, len(axes) - 2, len(axes) - 1]  # row, group, input of the group
     order = [*sorted(used - set(last)), *last]

@@ -7,6 +7,9 @@ import pytest
 
 from targets.kernels.activation import SHORT_EXP_ERROR, short_exp_reference
 from targets.kernels.attention import attention, attention_short
+from targets.kernels.attention_int8 import attention_int8
+from targets.kernels.spaces import schedules
+from targets.target import find
 from tests.targets.references import attended
 
 CASES = [
@@ -42,6 +45,15 @@ def test_short_exponentials_are_near_the_exact_ones(compiled, target):
     kernel = compiled(attention_short(2, 33, 3, 20, bias.shape, 0.25), target)
     error = np.abs(kernel([qkv, bias])[0] - attended(qkv, bias, 3, 0.25))
     assert 1e-5 < error.max() <= 2 * SHORT_EXP_ERROR * np.abs(qkv[..., 120:]).max()
+
+
+@pytest.mark.parametrize("name", ["znver4", "aarch64-dotprod", "aarch64-i8mm"])
+@pytest.mark.parametrize("make", [attention, attention_int8])
+@pytest.mark.parametrize("seq", [1, 17, 61, 64, 65])
+def test_every_part_of_a_split_head_has_rows(make, seq, name):
+    """A part of surplus rows only cannot be scheduled."""
+    found = schedules(make(1, seq, 2, 32, (1, 1, 1, seq), 0.2), find(name, 2))
+    assert len(found) >= 4
 
 
 def test_with_threads(run, close, threaded):

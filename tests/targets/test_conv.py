@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,9 +11,10 @@ from hypothesis import strategies as st
 from scipy.special import erf
 
 from targets.errors import TargetError
+from targets.kernels.cache import MOST_STRIP, strip_bytes
 from targets.kernels.conv import conv, pack_conv
 from targets.kernels.epilogue import with_epilogue
-from targets.kernels.strip import STRIP_BYTES, rows_in, strip_rows
+from targets.kernels.strip import rows_in, strip_rows
 from targets.kernels.window import Window
 from targets.target import find
 from tests.targets.references import convolved
@@ -67,6 +70,9 @@ def test_every_schedule(run, close, nb):
         close(y, convolved(x, w, window))
 
 
+SHAPES = [(12, 17, 20), (13, 9, 33), (8, 21, 128)]
+
+
 def several_strips(height=60):
     """A window on images so wide that a strip holds few rows of them."""
     window = Window(height, 130, 20, (3, 3), padding=(1, 1, 1, 1))
@@ -83,12 +89,26 @@ def test_strips(run, close, threads):
         close(y, np.maximum(convolved(x, w, window), 0))
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_strips_of_a_small_cache(run, close, target, batch, shape):
+    """Strips of a few rows, of one row where the height is prime, and of what no cache holds."""
+    window = Window(*shape, (3, 3), padding=(1, 1, 1, 1))
+    small = replace(target, l2_bytes=16 << 10)
+    rows = strip_rows(window, most=strip_bytes(small))
+    assert rows < strip_rows(window, most=strip_bytes(replace(target, l2_bytes=1 << 20)))
+    x, w = arrays(batch, window, 19)
+    func = conv(batch, window, 19, small.block, strip_bytes(small))
+    for (y,) in run(func, small, [x, pack_conv(w, window, small.block)]):
+        close(y, convolved(x, w, window))
+
+
 def test_strips_are_bounded():
     for size, channels in [(224, 64), (112, 128), (113, 3), (7, 512), (1, 9), (56, 64)]:
         window = Window(size, size, channels, (3, 3), padding=(1, 1, 1, 1))
         rows = strip_rows(window)
         assert window.out_height % rows == 0
-        assert rows_in(window, rows) * (size + 2) * channels * 4 <= STRIP_BYTES or rows <= 2
+        assert rows_in(window, rows) * (size + 2) * channels * 4 <= MOST_STRIP or rows <= 2
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
@@ -139,7 +159,7 @@ def test_zeros_and_extremes(compiled, target):
 sizes = st.integers(1, 17)
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     size=st.tuples(sizes, sizes),
     channels=st.sampled_from([1, 3, 5, 16, 33]),
@@ -148,15 +168,16 @@ sizes = st.integers(1, 17)
     padding=st.tuples(*[st.integers(0, 2)] * 4),
     dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
     n=st.integers(1, 40),
+    strip=st.sampled_from([1, 1500, 6000, MOST_STRIP]),
 )
-def test_any_window(compiled, close, size, channels, kernel, strides, padding, dilation, n):
+def test_any_window(compiled, close, size, channels, kernel, strides, padding, dilation, n, strip):
     try:
         window = Window(*size, channels, kernel, strides, padding, dilation)
     except TargetError:
         return
     target = find("host")
     x, w = arrays(2, window, n)
-    y = compiled(conv(2, window, n, 16), target)([x, pack_conv(w, window, 16)])[0]
+    y = compiled(conv(2, window, n, 16, strip), target)([x, pack_conv(w, window, 16)])[0]
     close(y, convolved(x, w, window))
 
 

@@ -16,6 +16,7 @@ from targets.kernels.epilogue import with_epilogue
 from targets.kernels.linear_bf16 import bf16_bits, bf16_values
 from targets.kernels.linear_fp16 import CHUNK, LARGEST, fp16_values
 from targets.kernels.spaces import schedules, space_name
+from targets.kernels.strip import strip_rows
 from targets.kernels.window import Window
 from targets.target import Target, find
 from tests.targets.references import convolved
@@ -90,6 +91,18 @@ def test_threads(run, batch, kind):
     func = make(batch, WINDOWS[0], 20, threaded.block)
     for (y,) in run(func, threaded, [stored(x), pack(w, WINDOWS[0], threaded.block)]):
         near(y, x, w, WINDOWS[0], kind)
+
+
+@KINDS
+@pytest.mark.parametrize("batch", [1, 2])
+def test_strips_of_a_small_cache(run, target, batch, kind):
+    make, pack, stored, _ = kind
+    window = Window(12, 17, 20, (3, 3), padding=(1, 1, 1, 1))
+    assert strip_rows(window, 2, 4 << 10) == 3
+    x, w = arrays(batch, window, 19)
+    func = make(batch, window, 19, target.block, 4 << 10)
+    for (y,) in run(func, target, [stored(x), pack(w, window, target.block)]):
+        near(y, x, w, window, kind)
 
 
 @KINDS

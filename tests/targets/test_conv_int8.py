@@ -11,6 +11,7 @@ from targets.kernels.conv_sparse_int8 import conv_sparse_int8, pack_conv_sparse_
 from targets.kernels.epilogue import with_epilogue
 from targets.kernels.linear_int8 import static_shift
 from targets.kernels.quantize_static import quantize_static_reference, quantizer
+from targets.kernels.strip import strip_rows
 from targets.kernels.window import Window
 from tests.targets.references import convolved
 
@@ -83,6 +84,23 @@ def test_sparse_is_exact(run, target, window):
     func = conv_sparse_int8(batch, window, n, nb, kept)
     args = arguments(q, zero, pack_conv_sparse_int8(w, mask, window, nb), w, window)
     for (y,) in run(func, target, args):
+        np.testing.assert_array_equal(y, convolved(q - zero.astype(np.float64), w, window))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("height", [12, 13])
+def test_strips_of_a_small_cache(run, target, batch, height):
+    window, n, nb = Window(height, 17, 20, (3, 3), padding=(1, 1, 1, 1)), 19, target.block
+    most = 2 << 10
+    assert strip_rows(window, 1, most) == {12: 3, 13: 1}[height]
+    q, zero, w = arrays(batch, window, n)
+    args = arguments(q, zero, [pack_conv_int8(w, window, nb)], w, window)
+    for (y,) in run(conv_int8(batch, window, n, nb, most), target, args):
+        np.testing.assert_array_equal(y, convolved(q - zero.astype(np.float64), w, window))
+    mask = mask_of(window, n, nb, 7)
+    w = masked(w, mask, nb)
+    args = arguments(q, zero, pack_conv_sparse_int8(w, mask, window, nb), w, window)
+    for (y,) in run(conv_sparse_int8(batch, window, n, nb, 7, most), target, args):
         np.testing.assert_array_equal(y, convolved(q - zero.astype(np.float64), w, window))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from targets.errors import TargetError
+from targets.kernels.cache import MOST_STRIP
 from targets.kernels.conv_pattern import conv_pattern, pack_pattern
 from targets.kernels.epilogue import with_epilogue
 from targets.kernels.strip import strip_rows
@@ -34,9 +35,9 @@ def arrays(batch, window, n, kept, taps):
     return x.astype(np.float32), w.astype(np.float32), mask.reshape(n, -1)
 
 
-def kernel(batch, window, n, packed):
+def kernel(batch, window, n, packed, strip=MOST_STRIP):
     values, _, _, table = packed
-    return conv_pattern(batch, window, n, values.shape[1], *table.shape)
+    return conv_pattern(batch, window, n, values.shape[1], *table.shape, strip)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -45,6 +46,17 @@ def test_patterns(run, close, target, name):
     x, w, mask = arrays(batch, window, n, kept, 4)
     packed = pack_pattern(w, mask, window)
     for (y,) in run(kernel(batch, window, n, packed), target, [x, *packed]):
+        close(y, convolved(x, w, window))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("height", [12, 13])
+def test_strips_of_a_small_cache(run, close, target, batch, height):
+    window, most = Window(height, 17, 20, (3, 3), padding=(1, 1, 1, 1)), 8000
+    assert strip_rows(window, most=most) == {12: 3, 13: 1}[height]
+    x, w, mask = arrays(batch, window, 19, 6, 4)
+    packed = pack_pattern(w, mask, window)
+    for (y,) in run(kernel(batch, window, 19, packed, most), target, [x, *packed]):
         close(y, convolved(x, w, window))
 
 

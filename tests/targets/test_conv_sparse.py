@@ -8,6 +8,7 @@ import pytest
 from targets.errors import TargetError
 from targets.kernels.conv_sparse import conv_sparse, pack_conv_sparse
 from targets.kernels.epilogue import with_epilogue
+from targets.kernels.strip import strip_rows
 from targets.kernels.window import Window
 from targets.target import find
 from tests.targets.references import convolved
@@ -38,6 +39,20 @@ def test_conv_sparse(run, close, target, name):
     values, index = pack_conv_sparse(w, mask, window, target.block)
     func = conv_sparse(batch, window, n, target.block, kept)
     for (y,) in run(func, target, [x, values, index]):
+        close(y, convolved(x, w, window))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("channels", [20, 256])
+def test_strips_of_a_small_cache(run, close, target, batch, channels):
+    """The second with gaps behind each position."""
+    window, n, kept = Window(12, 17, channels, (3, 3), padding=(1, 1, 1, 1)), 19, 40
+    most = 400 * channels
+    assert strip_rows(window, most=most) == 3
+    x, w, mask = arrays(batch, window, n, kept, target.block)
+    packed = pack_conv_sparse(w, mask, window, target.block)
+    func = conv_sparse(batch, window, n, target.block, kept, most)
+    for (y,) in run(func, target, [x, *packed]):
         close(y, convolved(x, w, window))
 
 

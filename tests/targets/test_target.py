@@ -82,6 +82,14 @@ def test_host_is_the_best_that_fits(monkeypatch, vendor, like, extra, name):
     assert find("host") == find("this-machine") == host()
 
 
+@pytest.mark.parametrize(("told", "l2_bytes"), [(768 << 10, 768 << 10), (None, 1 << 20)])
+def test_the_cache_of_the_host_is_what_it_tells(monkeypatch, told, l2_bytes):
+    znver4 = KNOWN["znver4"]
+    machine = Processor("AuthenticAMD", "a model", znver4.features, 4, told)
+    monkeypatch.setattr("targets.target.this_processor", lambda: machine)
+    assert (host().name, host().l2_bytes) == ("znver4", l2_bytes)
+
+
 def test_a_machine_that_nothing_fits(monkeypatch):
     monkeypatch.setattr("targets.target.this_processor", processor("RISC-V", {"v"}))
     with pytest.raises(TargetError) as caught:
