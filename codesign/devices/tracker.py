@@ -152,6 +152,7 @@ class Tracker:
                 server.connection.server = None
                 server.connection.close()  # it came back before its old connection was found dead
             server.connection, server.since = connection, time.monotonic()
+            connection.end_with_reset()
         if connection.server not in (None, server):
             assert connection.server is not None
             self._servers.pop((connection.server.key, connection.server.address), None)
