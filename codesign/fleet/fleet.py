@@ -219,7 +219,7 @@ class Fleet:
         while not self._closing.is_set():
             member = self._free.take()
             try:
-                if not self._hold(member):
+                if not self._hold(member, deadline):
                     self._lose_patience(case)
                     continue
                 case.found_well(member.device)
@@ -237,20 +237,24 @@ class Fleet:
                 self._free.put(member)
         return Failure("device", "the run was stopped")
 
-    def _hold(self, member: Member) -> bool:
-        """Have the member hold a device that is well; what is in the way is noted."""
+    def _hold(self, member: Member, lasting: float) -> bool:
+        """Have the member hold a device that is well for so many seconds; what is in the way is noted."""
         began = time.monotonic()
         if not member.holds:
             try:
                 known = queue_of(self.wanted.tracker, self.wanted.key)
             except UserError as error:
                 return self._wait(_in_a_line(error), began)
-            if known.servers == 0:
+            if not known.told:
                 return self._wait("no device is registered", began)
+            if known.servers == 0:
+                then = f"waited for, {self.patience:.0f} s at most"
+                self.diary.note(self.wanted.key, known.told, time.monotonic() - began, then)
         failure = member.ready(
             self.patience,
             goes_on=lambda: not self._closing.is_set(),
             wanted=lambda address: self.breakers.resting(address) == 0,
+            lasting=lasting,
         )
         self.diary.waited(time.monotonic() - began, "a session")
         if failure is not None:
@@ -359,7 +363,7 @@ class Fleet:
                 found = queue_of(self.wanted.tracker, self.wanted.key)
                 if found.servers:
                     return found
-                why = "the tracker knows no device of this key"
+                why = found.told or "the tracker knows no device of this key"
             except UserError as error:
                 why = _in_a_line(error)
             if time.monotonic() > until:
