@@ -30,7 +30,7 @@ from codesign.fleet.member import ABSENT, MISFIT, RESTING, Member, Wanted
 from codesign.fleet.pool import Pool
 from codesign.fleet.tracker import Queue, queue_of
 from codesign.versions import INSTALL, TVM, TVM_FFI
-from codesign.worker import Failure, Reply
+from codesign.worker import UNLOADABLE, Failure, Reply
 
 PATIENCE = 120.0
 """Seconds that a request waits for any device of the key, before the run is stopped."""
@@ -46,6 +46,9 @@ EXAMINE_SECONDS = 30.0
 
 IDLE_SECONDS = 3.0
 """A device that was not asked anything for so long is given back if somebody else waits."""
+
+RUNS = frozenset({"run_kernel", "time_kernel", "run_bundle", "time_bundles"})
+"""Requests that run on a device what was built for it."""
 
 _STEP_SECONDS = 1.0
 
@@ -137,6 +140,8 @@ class Fleet:
         self.breakers = Breakers()
         self.calibration = Calibration()
         self._misfits: set[str] = set()
+        self._proven: set[str] = set()
+        """Addresses of devices that ran something built here."""
         self.examination: Examination | None = None
         """How a device shows that it is well; without it, by opening a session."""
         self.fitness: Fitness | None = None
@@ -228,6 +233,8 @@ class Fleet:
                 began = time.monotonic()
                 reply = member.worker.request(op, params, blobs, deadline=deadline)
                 self.diary.waited(time.monotonic() - began, op)
+                if isinstance(reply, Reply) and op in RUNS:
+                    self._proven.add(member.address)
                 if isinstance(reply, Reply) or reply.kind == "error":
                     return reply
                 case.failed(member.device, reply)
@@ -343,7 +350,30 @@ class Fleet:
         answer = member.worker.request(
             "run_kernel", known.params, known.blobs, deadline=self.examine_seconds
         )
+        if isinstance(answer, Failure) and answer.kind == UNLOADABLE:
+            self._cannot_load(member, answer)
         return isinstance(answer, Reply) and known.passed(answer)
+
+    def _cannot_load(self, member: Member, failure: Failure) -> None:
+        """Give up on a device that cannot load the reference kernel and never ran anything built here.
+
+        Raises:
+            NoDeviceError: there is no other.
+        """
+        if member.address in self._proven:
+            return
+        self._misfits.add(member.address)
+        if len(self._misfits) < self.parallel:
+            return
+        member.drop()
+        key, tracker = self.wanted.key, self.wanted.tracker
+        raise NoDeviceError(
+            f"a device of '{key}' cannot load what was built for it", got=_first_line(failure.text),
+            allowed="a target of the device's own processor and system: android-arm64 and phones for Android, "
+            "linux-arm64 and boards for Linux",
+            next=f"name another --target, or see what runs there: codesign doctor --device {key} "
+            f"--tracker {tracker} --machine aarch64",
+        )  # fmt: skip
 
     def _lose_patience(self, case: _Case) -> None:
         if any(member.holds for member in self.members):
@@ -378,6 +408,10 @@ class Fleet:
             next=f"codesign devices list --tracker {self.wanted.tracker}, mend it, and run the same "
             "command: nothing measured is lost",
         )
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.strip().splitlines()), "")
 
 
 def _in_a_line(error: UserError) -> str:
