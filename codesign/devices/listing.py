@@ -80,7 +80,9 @@ def condition_of(server: dict[str, Any]) -> str:
     if state == "gone" and seen is not None:
         return f"{server['address']} is gone, last seen {_ago(seen)}"
     if state == "ill":
-        return f"{server['address']} is ill: {(server['health'] or {}).get('error') or 'see its log'}"
+        return (
+            f"{server['address']} is ill: {(server['health'] or {}).get('error') or 'see its log'}"
+        )
     who = f", held by {held_by(server)}" if state == "busy" and held_by(server) else ""
     return f"{server['address']} is {state or 'there'}{who}"
 

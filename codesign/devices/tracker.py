@@ -88,7 +88,9 @@ class Tracker:
         if (server := connection.server) is not None and server.connection is connection:
             server.connection, server.holder, server.seen = None, None, time.monotonic()
             if (server.health or {}).get("error") == _NO_PORT:
-                del self._servers[server.key, server.address]  # started again, it has another address
+                del self._servers[
+                    server.key, server.address
+                ]  # started again, it has another address
             self.log(f"gone: {server.key} at {server.address}")
 
     def handle(self, connection: Connection, message: Any) -> None:

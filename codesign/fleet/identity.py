@@ -130,7 +130,9 @@ class Identity:
             return self._best()
         try:
             return find(made_for["name"])
-        except TargetError:  # made with a file that need not be here, or for what a device told of itself
+        except (
+            TargetError
+        ):  # made with a file that need not be here, or for what a device told of itself
             features, machine = frozenset(made_for["features"]), made_for["machine"]
             fits = [
                 t for t in KNOWN.values() if t.architecture == machine and t.features <= features
