@@ -170,9 +170,7 @@ def bench_on_device(
     bundle = open_bundle(path, to_run=False)
     cpus = "" if asked.cores == "all" else asked.cores
     on = replace(where, threads=bundle.threads, cpus=cpus)
-    with open_station(on, say=say) as station:
-        assert station.told is not None
-        station.told.check_runs(bundle.manifest["target"])
+    with open_station(on, say=say, made_for=bundle.manifest["target"]) as station:
         rig = station.rig
         rig.protocol = replace(rig.protocol, repeats=min(repeats, rig.protocol.repeats * 3))
 

@@ -67,11 +67,13 @@ def open_station(
     where: Where,
     protocol: Protocol | None = None,
     say: Callable[[str], None] = lambda _: None,
+    made_for: Mapping[str, Any] | None = None,
 ) -> Iterator[Station]:
     """What measures where the user wants it.
 
     Args:
         say: is told what goes wrong with devices.
+        made_for: target in the manifest of the only bundle that the device will run, in place of a name.
 
     Raises:
         TargetError: an unknown target.
@@ -84,12 +86,15 @@ def open_station(
             yield Station(target, this_device(), rig, measures=target.runs_here)
         return
     kind = "llvm"
-    if where.target not in HOST_NAMES:
+    if made_for is not None:
+        kind = str(made_for["kind"])
+    elif where.target not in HOST_NAMES:
         kind = find(where.target, where.threads).kind
     wanted = Wanted(where.address, where.device, where.threads, kind=kind)
     with Fleet(wanted, say) as fleet:
         identity = identify(fleet)
-        target = identity.target(where.target).with_threads(where.threads)
+        found = identity.target(where.target) if made_for is None else identity.target_of(made_for)
+        target = found.with_threads(where.threads)
         if where.cpus:
             fleet.run_on(identity.cpus(where.cpus))
         if identity.gate != OPEN:

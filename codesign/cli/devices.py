@@ -240,8 +240,18 @@ def _command(verb: str, which: str, tracker: str, timeout: float, as_json: bool)
 
 def require_key(status: dict[str, Any], key: str, tracker: Address) -> None:
     """Raise UserError unless some device of a key is there."""
-    if not any(s["key"] == key and s["state"] != "gone" for s in status["servers"]):
+    from codesign.devices.listing import condition_of
+
+    known = [s for s in status["servers"] if s["key"] == key]
+    if not known:
         raise no_such(status, key, tracker)
+    if all(s["state"] in ("gone", "ill") for s in known):
+        raise UserError(
+            "no device of this key can be used",
+            got="; ".join(map(condition_of, known)),
+            allowed="one whose server runs",
+            next=f"start its server again, then codesign doctor --device {key} --tracker {tracker}",
+        )
 
 
 def no_such(status: dict[str, Any], which: str, tracker: Address) -> UserError:

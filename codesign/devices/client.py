@@ -101,6 +101,15 @@ class TrackerClient:
         except (OSError, wire.WireError, TypeError, ValueError) as error:
             raise unreachable(self.address, error) from None
 
+    def tells_nothing(self, address: Address) -> bool:
+        """Whether the server at an address is TVM's own, which tells the tracker nothing of itself.
+
+        Raises:
+            UserError: the tracker went away or does not answer.
+        """
+        servers = self.status()["servers"]
+        return not any(s["health"] for s in servers if s["address"] == str(address))
+
     def close(self) -> None:
         self._socket.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,17 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         self._transport.abort()
+
+    def end_with_reset(self) -> None:
+        """However this connection ends here, this process killed too, the peer hears of it at its next write.
+
+        TVM's C++ server writes each message in two parts: the second one to a connection that has merely been
+        closed raises SIGPIPE, which ends it. A reset is an error of the first part, and it connects again.
+        """
+        with contextlib.suppress(OSError):
+            self._transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
 
     def is_open(self) -> bool:
         return not self._transport.is_closing()

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from codesign.devices.client import TrackerClient
-from codesign.devices.listing import held_by, hottest
+from codesign.devices.listing import condition_of, held_by, hottest
 from codesign.devices.probing import Unanswered, probe
 from codesign.devices.wire import Address
 from codesign.doctor import Check
@@ -36,6 +36,7 @@ def examine_device(
         seconds: deadline of the session.
     """
     serve = f"on the device: python -m codesign.devices.server --key {key} --tracker {tracker}"
+    ours = f"only our server tells it (it needs Linux and Python): {serve.partition(': ')[2]}"
     try:
         with TrackerClient(tracker) as client:
             status = _settled(client, key)
@@ -43,7 +44,11 @@ def examine_device(
         return [Check("tracker", "fail", error.got, error.next)]
     kind = "TVM's own" if status["stock"] else "codesign's"
     checks = [Check("tracker", "ok", f"{tracker}, {kind}")]
-    servers = [s for s in status["servers"] if s["key"] == key and s["state"] != "gone"]
+    registered = [s for s in status["servers"] if s["key"] == key]
+    servers = [s for s in registered if s["state"] != "gone"]
+    if registered and not servers:
+        gone = "; ".join(map(condition_of, registered))
+        return [*checks, Check("key", "fail", gone, f"start it again; {serve}, or TVM's own")]
     if not servers:
         known = ", ".join(sorted({s["key"] for s in status["servers"]})) or "none"
         return [*checks, Check("key", "fail", f"no server of '{key}'; keys there: {known}", serve)]
@@ -75,7 +80,7 @@ def examine_device(
     ]
     if state is None:
         names = ("governor", "temperature", "battery", "memory", "disk")
-        return [*checks, *(Check(name, "warn", STOCK, serve) for name in names)]
+        return [*checks, *(Check(name, "warn", STOCK, ours) for name in names)]
     return [
         *checks,
         _governor(state),

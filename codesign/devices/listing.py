@@ -74,6 +74,19 @@ def held_by(server: dict[str, Any]) -> str:
     return f"{holder['peer']}, for {holder['seconds']:.0f} s" if holder else ""
 
 
+def condition_of(server: dict[str, Any]) -> str:
+    """How a server is, in words: ``192.168.1.21:9090 is gone, last seen 65 s ago``."""
+    state, seen = server["state"], server["last_seen_s"]
+    if state == "gone" and seen is not None:
+        return f"{server['address']} is gone, last seen {_ago(seen)}"
+    if state == "ill":
+        return (
+            f"{server['address']} is ill: {(server['health'] or {}).get('error') or 'see its log'}"
+        )
+    who = f", held by {held_by(server)}" if state == "busy" and held_by(server) else ""
+    return f"{server['address']} is {state or 'there'}{who}"
+
+
 def _state_text(server: dict[str, Any], health: dict[str, Any]) -> str:
     state = str(server["state"] or NOT_TOLD)
     if state in ("busy", "draining") and (who := held_by(server)):

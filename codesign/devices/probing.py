@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -51,7 +52,7 @@ def probe(
     asked = {
         "tracker": [tracker.host, tracker.port],
         "key": key,
-        "seconds": max(1.0, seconds),
+        "seconds": max(1, math.ceil(seconds)),  # whole: TVM's C++ server dies of any other number
         "tell": tell,
         "pings": pings,
         "kernel": kernel,

@@ -28,6 +28,9 @@ _HISTORY = 256
 _HEALTH_BYTES, _HOST_LIMIT = 16_384, 255
 _KEYS = 1024
 
+_NO_PORT = "no port was free to listen on; end it, start it with a wider --port-end"
+"""Of TVM's C++ server, which says that its port is -1 then, and goes on."""
+
 Pair = tuple[str, str]
 
 
@@ -84,6 +87,10 @@ class Tracker:
             queue.drop_client(connection)
         if (server := connection.server) is not None and server.connection is connection:
             server.connection, server.holder, server.seen = None, None, time.monotonic()
+            if (server.health or {}).get("error") == _NO_PORT:
+                del self._servers[
+                    server.key, server.address
+                ]  # started again, it has another address
             self.log(f"gone: {server.key} at {server.address}")
 
     def handle(self, connection: Connection, message: Any) -> None:
@@ -133,6 +140,10 @@ class Tracker:
             raise wire.WireError("a match key that is too long")
         queue = self._queue(str(key))
         server = self._server(connection, str(key), at)
+        if at.port == 0:
+            server.health = {"state": "ill", "error": _NO_PORT}
+            connection.send(Code.SUCCESS)  # turned away, it would come again at once, and again
+            return
         server.holder = None
         queue.drop_server(connection)  # an offer takes the place of the one before
         connection.match_keys = {match_key}
@@ -152,6 +163,7 @@ class Tracker:
                 server.connection.server = None
                 server.connection.close()  # it came back before its old connection was found dead
             server.connection, server.since = connection, time.monotonic()
+            connection.end_with_reset()
         if connection.server not in (None, server):
             assert connection.server is not None
             self._servers.pop((connection.server.key, connection.server.address), None)
@@ -276,7 +288,7 @@ def _address(host: Any, port: Any, connection: Connection) -> Address:
 
     A name that could not be read back from `Address`'s text would spoil the answers to all others.
     """
-    at = Address(str(host) if host else connection.peer, int(port))
+    at = Address(str(host) if host else connection.peer, max(int(port), 0))
     if len(at.host) > _HOST_LIMIT or wire.parse_address(str(at)) != at:
         raise wire.WireError(f"no address: {str(at)[:80]}")
     return at

@@ -32,7 +32,7 @@ from codesign.fleet.pool import Pool
 from codesign.fleet.threads import Threads
 from codesign.fleet.tracker import Queue, queue_of
 from codesign.versions import INSTALL, TVM, TVM_FFI
-from codesign.worker import Failure, Reply
+from codesign.worker import UNLOADABLE, Failure, Reply
 
 PATIENCE = 120.0
 """Seconds that a request waits for any device of the key, before the run is stopped."""
@@ -45,6 +45,9 @@ EXAMINE_SECONDS = 30.0
 
 IDLE_SECONDS = 3.0
 """A device that was not asked anything for so long is given back if somebody else waits."""
+
+RUNS = frozenset({"run_kernel", "time_kernel", "run_bundle", "time_bundles"})
+"""Requests that run on a device what was built for it."""
 
 _STEP_SECONDS = 1.0
 
@@ -101,6 +104,8 @@ class Fleet:
         self.breakers = Breakers()
         self.calibration = Calibration()
         self._misfits: set[str] = set()
+        self._proven: set[str] = set()
+        """Addresses of devices that ran something built here."""
         self.examination: Examination | None = None
         """How a device shows that it is well; without it, by opening a session."""
         self.fitness: Fitness | None = None
@@ -186,7 +191,7 @@ class Fleet:
         while not self._closing.is_set():
             member = self._free.take()
             try:
-                if not self._hold(member):
+                if not self._hold(member, deadline):
                     self._lose_patience(case)
                     continue
                 case.found_well(member.device)
@@ -195,6 +200,8 @@ class Fleet:
                 began = time.monotonic()
                 reply = member.worker.request(op, params, blobs, deadline=deadline)
                 self.diary.waited(time.monotonic() - began, op)
+                if isinstance(reply, Reply) and op in RUNS:
+                    self._proven.add(member.address)
                 if isinstance(reply, Reply) or reply.kind == "error":
                     return reply
                 case.failed(member.device, reply)
@@ -204,20 +211,24 @@ class Fleet:
                 self._free.put(member)
         return Failure("device", "the run was stopped")
 
-    def _hold(self, member: Member) -> bool:
-        """Have the member hold a device that is well; what is in the way is noted."""
+    def _hold(self, member: Member, lasting: float) -> bool:
+        """Have the member hold a device that is well for so many seconds; what is in the way is noted."""
         began = time.monotonic()
         if not member.holds:
             try:
                 known = queue_of(self.wanted.tracker, self.wanted.key)
             except UserError as error:
                 return self._wait(_in_a_line(error), began)
-            if known.servers == 0:
+            if not known.told:
                 return self._wait("no device is registered", began)
+            if known.servers == 0:
+                then = f"waited for, {self.patience:.0f} s at most"
+                self.diary.note(self.wanted.key, known.told, time.monotonic() - began, then)
         failure = member.ready(
             self.patience,
             goes_on=lambda: not self._closing.is_set(),
             wanted=lambda address: self.breakers.resting(address) == 0,
+            lasting=lasting,
         )
         self.diary.waited(time.monotonic() - began, "a session")
         if failure is not None:
@@ -306,7 +317,30 @@ class Fleet:
         answer = member.worker.request(
             "run_kernel", known.params, known.blobs, deadline=self.examine_seconds
         )
+        if isinstance(answer, Failure) and answer.kind == UNLOADABLE:
+            self._cannot_load(member, answer)
         return isinstance(answer, Reply) and known.passed(answer)
+
+    def _cannot_load(self, member: Member, failure: Failure) -> None:
+        """Give up on a device that cannot load the reference kernel and never ran anything built here.
+
+        Raises:
+            NoDeviceError: there is no other.
+        """
+        if member.address in self._proven:
+            return
+        self._misfits.add(member.address)
+        if len(self._misfits) < self.parallel:
+            return
+        member.drop()
+        key, tracker = self.wanted.key, self.wanted.tracker
+        raise NoDeviceError(
+            f"a device of '{key}' cannot load what was built for it", got=_first_line(failure.text),
+            allowed="a target of the device's own processor and system: android-arm64 and phones for Android, "
+            "linux-arm64 and boards for Linux",
+            next=f"name another --target, or see what runs there: codesign doctor --device {key} "
+            f"--tracker {tracker} --machine aarch64",
+        )  # fmt: skip
 
     def _lose_patience(self, case: Case) -> None:
         if any(member.holds for member in self.members):
@@ -326,7 +360,7 @@ class Fleet:
                 found = queue_of(self.wanted.tracker, self.wanted.key)
                 if found.servers:
                     return found
-                why = "the tracker knows no device of this key"
+                why = found.told or "the tracker knows no device of this key"
             except UserError as error:
                 why = _in_a_line(error)
             if time.monotonic() > until:
@@ -341,6 +375,10 @@ class Fleet:
             next=f"codesign devices list --tracker {self.wanted.tracker}, mend it, and run the same "
             "command: nothing measured is lost",
         )
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.strip().splitlines()), "")
 
 
 def _in_a_line(error: UserError) -> str:

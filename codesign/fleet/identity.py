@@ -17,6 +17,7 @@ from targets.cpu import parse_cpuinfo
 from targets.description import DeviceDescription
 from targets.detect import DeviceFacts, describe
 from targets.device_targets import device_targets
+from targets.errors import TargetError
 from targets.target import HOST_NAMES, KNOWN, Target, best_for, find
 
 _SECONDS = 60.0
@@ -85,6 +86,13 @@ class Identity:
         Raises:
             UserError: the device does not tell its kinds of processors, or it is none of these.
         """
+        if not self.facts:
+            raise UserError(
+                "TVM's own server does not let a client choose processors", got=which,
+                allowed="all, or our server, which does",
+                next="start it on the processors wanted, and leave the choice away: "
+                "TVM_BIND_THREADS=0 taskset f0 ./tvm_rpc server ... (f0: processors 4 to 7)",
+            )  # fmt: skip
         told = {str(c["cpu"]): c["max_khz"] for c in self.facts.get("cpus", ())}
         speeds = {cpu: khz for cpu, khz in told.items() if khz}
         return affinity.format(choose(which, clusters(speeds), map(int, told) if told else None))
@@ -109,8 +117,31 @@ class Identity:
             )
         return target
 
-    def check_runs(self, made_for: Mapping[str, Any]) -> None:
-        """Raise UserError if the device cannot run a bundle made for the target of its manifest."""
+    def target_of(self, made_for: Mapping[str, Any]) -> Target:
+        """The target to measure a bundle as, by the target in its manifest.
+
+        It is what the device is; where that is not told, or a GPU is meant, what the bundle was made for.
+
+        Raises:
+            UserError: the device cannot run it, or it is for a GPU that is not known.
+        """
+        self._check_runs(made_for)
+        if self.facts and made_for["kind"] == "llvm":
+            return self._best()
+        try:
+            return find(made_for["name"])
+        except (
+            TargetError
+        ):  # made with a file that need not be here, or for what a device told of itself
+            features, machine = frozenset(made_for["features"]), made_for["machine"]
+            fits = [
+                t for t in KNOWN.values() if t.architecture == machine and t.features <= features
+            ]
+            if made_for["kind"] != "llvm" or not fits:
+                raise
+            return fits[0]
+
+    def _check_runs(self, made_for: Mapping[str, Any]) -> None:
         if not self.facts:
             return
         if lacks := self._lacks(made_for["machine"], frozenset(made_for["features"])):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,8 +15,14 @@ from codesign.fleet.tracker import queue_of
 from codesign.versions import TVM, TVM_FFI
 from codesign.worker import Failure, Worker
 
-SESSION_SECONDS = 600
-"""Longest session that a server is asked for."""
+SESSION_SECONDS = 600.0
+"""Length of a session that a server of ours is asked for: it ends when its client is gone, if not before."""
+
+STOCK_SECONDS = 120.0
+"""The same of TVM's own server, which a kernel that hangs keeps until then, whatever became of its client."""
+
+_MARGIN_SECONDS = 30.0
+"""A session is asked to last so much longer than the request that it is opened for."""
 
 RENEW_SECONDS = 300.0
 """A session older than this is given back before it is used again."""
@@ -60,6 +67,7 @@ class Member:
         self.address = ""
         self._generation = 0
         self._opened = 0.0
+        self._ends = 0.0
 
     @property
     def device(self) -> str:
@@ -77,6 +85,7 @@ class Member:
         seconds: float,
         goes_on: Callable[[], bool] = lambda: True,
         wanted: Callable[[str], bool] = lambda address: True,
+        lasting: float = 0.0,
     ) -> Failure | None:
         """Hold a device; None if it does, otherwise why not.
 
@@ -85,8 +94,9 @@ class Member:
             goes_on: asked while it waits whether it still should.
             wanted: whether a device at an address is; one that is not is left to the tracker, which offers
                 it again seconds later.
+            lasting: seconds that the session has to last from now on.
         """
-        if self.holds and not self._overdue():
+        if self.holds and not self._overdue(lasting):
             return None
         self.give_back()
         failure = self.worker.start()
@@ -95,15 +105,19 @@ class Member:
         try:
             with TrackerClient(self.wanted.tracker) as client:
                 address, match_key = client.request(self.wanted.key, seconds, goes_on)
-        except (UserError, TimeoutError) as error:
+                most = STOCK_SECONDS if client.tells_nothing(address) else SESSION_SECONDS
+        except TimeoutError as error:
+            return Failure(ABSENT, f"{error}{self._told_of_all()}")
+        except UserError as error:
             return Failure(ABSENT, next(iter(str(error).splitlines()), "the tracker went away"))
         self.address, self.told = str(address), {"serial": str(address)}  # all that is known of it
         if not wanted(self.address):
             return Failure(RESTING, f"{address} rests")
+        length = max(most, lasting + _MARGIN_SECONDS)
         params = {
             "address": [address.host, address.port],
             "key": match_key,
-            "seconds": SESSION_SECONDS,
+            "seconds": math.ceil(length),
             "threads": self.wanted.threads,
             "cpus": self.wanted.cpus,
             "kind": self.wanted.kind,
@@ -112,6 +126,7 @@ class Member:
         if isinstance(reply, Failure):
             return reply
         self.told, self._opened = dict(reply.result), time.monotonic()
+        self._ends = self._opened + length
         self._generation = self.worker.generation
         return self._misfit()
 
@@ -140,8 +155,19 @@ class Member:
         self.worker.close()
         self._opened = 0.0
 
-    def _overdue(self) -> bool:
-        age = time.monotonic() - self._opened
+    def _told_of_all(self) -> str:
+        """How the devices of the key are, as far as the tracker tells."""
+        try:
+            told = queue_of(self.wanted.tracker, self.wanted.key).told
+        except UserError:
+            return ""
+        return f": {told}" if told else ""
+
+    def _overdue(self, lasting: float) -> bool:
+        now = time.monotonic()
+        if now + lasting > self._ends:
+            return True
+        age = now - self._opened
         if age < SHARE_SECONDS:
             return False
         return age > RENEW_SECONDS or self.contended()

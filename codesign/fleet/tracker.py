@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from codesign.devices.client import TrackerClient
+from codesign.devices.listing import condition_of
 from codesign.devices.wire import Address
 
 
@@ -13,14 +14,16 @@ class Queue:
     """The devices of one key.
 
     Attributes:
-        servers: registered with the tracker, those that are drained left out.
+        servers: registered with the tracker; those that are drained, gone or ill are left out.
         free: waiting for a client.
         pending: clients that wait for a device.
+        told: how each server that was ever registered is, in words; "" without any.
     """
 
     servers: int
     free: int
     pending: int
+    told: str = ""
 
 
 def queue_of(tracker: Address, key: str) -> Queue:
@@ -31,6 +34,8 @@ def queue_of(tracker: Address, key: str) -> Queue:
     """
     with TrackerClient(tracker) as client:
         said = client.status()
-    servers = [s for s in said["servers"] if s["key"] == key and not s["draining"]]
+    known = [s for s in said["servers"] if s["key"] == key]
+    able = [s for s in known if not s["draining"] and s["state"] not in ("gone", "ill")]
     counts = said["queues"].get(key, {})
-    return Queue(len(servers), int(counts.get("free", 0)), int(counts.get("pending", 0)))
+    free, pending = int(counts.get("free", 0)), int(counts.get("pending", 0))
+    return Queue(len(able), free, pending, "; ".join(map(condition_of, known)))

@@ -24,6 +24,7 @@ from tvm import relax, rpc
 from codesign.bundle import open_bundle
 from codesign.runtime import Arrays, checked, example_inputs
 from codesign.worker import place
+from codesign.worker.process import UNLOADABLE
 
 Answer = tuple[Any, list[memoryview]]
 
@@ -34,6 +35,14 @@ _STATE_SECONDS = 2.0
 
 class DeviceError(Exception):
     """The device cannot take what it is sent, or is not what was asked for."""
+
+    kind = "device"
+
+
+class UnloadableError(DeviceError):
+    """The device has the library and cannot load it: it is damaged, or made for something else."""
+
+    kind = UNLOADABLE
 
 
 def open_session(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
@@ -130,7 +139,7 @@ class OverRpc:
             try:
                 self._libraries[known] = self._session.load_module(name)
             except RuntimeError as error:
-                raise DeviceError(
+                raise UnloadableError(
                     f"the device cannot load {Path(path).name}: {_reason(error)}"
                 ) from error
         return self._libraries[known]

@@ -19,6 +19,9 @@ from typing import IO, Any
 
 from codesign.worker import frames
 
+UNLOADABLE = "unloadable"
+"""Kind of the failure of a device that cannot load what was built for it."""
+
 _CHUNK = 1 << 20
 _START_SECONDS = 120.0
 _STDERR_LINES = 40
@@ -31,8 +34,9 @@ class Failure:
 
     Attributes:
         kind: ``error`` (the request raised), ``device`` (it raised because the device over RPC is gone,
-            or cannot take what it is sent), ``crash`` (the process died), ``timeout`` (it was
-            killed at its deadline) or ``protocol`` (it wrote something that is no answer).
+            or cannot take what it is sent), ``unloadable`` (it has the library and cannot load it),
+            ``crash`` (the process died), ``timeout`` (it was killed at its deadline) or ``protocol`` (it
+            wrote something that is no answer).
         text: what is known: the exception, the signal, the last lines of standard error.
     """
 

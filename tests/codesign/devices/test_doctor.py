@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +13,14 @@ import pytest
 from typer.testing import CliRunner
 
 from codesign.cli import app
-from codesign.devices import doctor
+from codesign.devices import doctor, wire
 from codesign.devices.client import TrackerClient
 from codesign.devices.doctor import STOCK, examine_device
-from codesign.devices.probing import Unanswered
+from codesign.devices.probing import Unanswered, probe
 from codesign.devices.tracker import TrackerThread
 from codesign.devices.wire import Address
 from codesign.doctor import Check, healthy
+from codesign.errors import UserError
 from codesign.versions import TVM, TVM_FFI
 
 if TYPE_CHECKING:
@@ -77,6 +80,57 @@ def test_no_tracker_no_key_and_nothing_free(device: Process, tracker: TrackerThr
             client.resume("well", None)
     assert (free.name, free.status) == ("free", "fail")
     assert free.mend == "codesign devices resume well"
+
+
+def test_a_device_that_is_gone_is_told_as_that() -> None:
+    with TrackerThread() as lonely:
+        with socket.create_connection((lonely.address.host, lonely.address.port), 5) as server:
+            until = time.monotonic() + 10
+            server.sendall(wire.magic(wire.TRACKER_MAGIC))
+            wire.read_exactly(server, 4, until)
+            server.sendall(wire.frame([wire.Code.PUT, "phone", [5000, "phone:1"], None]))
+            wire.read_frame(server, until)
+        with TrackerClient(lonely.address) as client:
+            while client.status()["servers"][0]["state"] != "gone":
+                assert time.monotonic() < until
+        *_, key = examine_device("phone", lonely.address)
+        result = CliRunner().invoke(
+            app, ["devices", "ping", "phone", "--tracker", str(lonely.address)]
+        )
+    assert (key.name, key.status) == ("key", "fail")
+    assert key.found.startswith("127.0.0.1:5000 is gone, last seen")
+    assert key.mend.startswith("start it again")
+    assert isinstance(result.exception, UserError)
+    assert "127.0.0.1:5000 is gone" in str(result.exception)
+
+
+def test_a_time_out_is_sent_in_whole_seconds(tracker: TrackerThread) -> None:
+    heard: list[str] = []
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            until = time.monotonic() + 30
+            head = wire.read_exactly(connection, 8, until)
+            heard.append(wire.read_exactly(connection, head[4], until).decode())
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    with (
+        listening,
+        socket.create_connection((tracker.address.host, tracker.address.port), 5) as server,
+    ):
+        until = time.monotonic() + 10
+        server.sendall(wire.magic(wire.TRACKER_MAGIC))
+        wire.read_exactly(server, 4, until)
+        offer = [listening.getsockname()[1], "strict:1"]
+        server.sendall(wire.frame([wire.Code.PUT, "strict", offer, None]))
+        wire.read_frame(server, until)
+        answer = probe(tracker.address, "strict", seconds=8.5)
+        thread.join(10)
+    assert isinstance(answer, Unanswered)
+    assert heard == ["client:strict:1 -timeout=9"]  # TVM's C++ server dies of "9.0"
 
 
 def test_a_held_device_is_told_with_its_holder(device: Process, tracker: TrackerThread) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import select
 import socket
 import struct
 import time
@@ -18,6 +19,7 @@ from codesign.devices.client import TrackerClient
 from codesign.devices.tracker import TrackerThread
 from codesign.devices.wire import Address, Code
 from codesign.errors import UserError
+from codesign.fleet.tracker import queue_of
 
 SECONDS = 10.0
 
@@ -126,6 +128,47 @@ def test_tvms_server_in_c_plus_plus_sends_its_port_as_text(
     assert server.ask(Code.PUT, "android", [5000, "android:0.5"], None) == Code.SUCCESS
     assert _one(running)["address"] == "127.0.0.1:5000"
     assert _one(running)["state"] == "free"
+
+
+def test_tvms_server_in_c_plus_plus_without_a_port_is_shown_as_ill_and_not_handed_out(
+    running: TrackerThread, peer: Callable[[], Peer]
+) -> None:
+    server = peer()
+    assert server.ask(Code.UPDATE_INFO, {"key": "server:pi", "addr": [None, "-1"]}) == Code.SUCCESS
+    assert (
+        server.ask(Code.PUT, "pi", [-1, "pi:0.1"], None) == Code.SUCCESS
+    )  # else it comes again at once
+    assert server.ask(Code.GET_PENDING_MATCHKEYS) == []
+    with TrackerClient(running.address) as client:
+        status = client.status()
+        (one,) = status["servers"]
+        assert one["state"] == "ill"
+        assert "--port-end" in one["health"]["error"]
+        assert status["queues"]["pi"]["free"] == 0
+    queue = queue_of(running.address, "pi")
+    assert queue.servers == 0
+    assert "127.0.0.1:0 is ill: no port was free" in queue.told
+    server.close()
+    with TrackerClient(running.address) as client:
+        assert _eventually(lambda: client.status()["servers"] == [])
+
+
+@pytest.mark.parametrize("how", ["forgotten", "closed"])
+def test_a_server_hears_of_the_end_of_its_connection_at_its_first_write(
+    running: TrackerThread, peer: Callable[[], Peer], how: str
+) -> None:
+    server = peer()
+    server.offer("pi", 9090, "pi:1")
+    if how == "closed":
+        running.close()
+    else:
+        with TrackerClient(running.address) as client:
+            client.forget("pi", None)
+    select.select([server.socket], [], [], SECONDS)
+    with pytest.raises(
+        ConnectionResetError
+    ):  # the C++ server's second write would end it with SIGPIPE
+        server.socket.sendall(b"part one")
 
 
 def test_an_offer_goes_to_one_client_and_leaves_the_pending_keys(peer: Callable[[], Peer]) -> None:

@@ -112,6 +112,19 @@ def test_closing_ends_a_request_that_is_on_its_way(farm):
     assert isinstance(waits.result(timeout=1), Failure)
 
 
+def test_a_device_that_cannot_load_what_is_built_for_it_is_told_at_once(farm, tmp_path):
+    path = tmp_path / "text.so"
+    path.write_bytes(b"no library " * 7)
+    params = {"library": str(path), "symbol": "main", "args": []}
+    began = time.monotonic()
+    with Fleet(Wanted(farm.tracker, KEY)) as fleet:
+        fleet.examination = Examination(params, (), EXPECTED)
+        with pytest.raises(NoDeviceError, match=r"cannot load text\.so") as error:
+            fleet.request("run_kernel", params)
+    assert time.monotonic() - began < 30
+    assert "--target" in str(error.value)
+
+
 def test_several_devices_work_side_by_side(farm):
     farm.start("two")
     with Fleet(Wanted(farm.tracker, KEY)) as fleet:

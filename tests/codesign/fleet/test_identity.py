@@ -109,6 +109,44 @@ def test_a_stock_server_needs_a_target_by_name_and_then_gets_it():
     assert not stock.emulated
 
 
+def made_for(target, **more):
+    """As a bundle's manifest describes the target that it was made for."""
+    return {
+        "name": target.name, "kind": target.kind, "machine": target.architecture,
+        "features": sorted(target.features),
+    } | more  # fmt: skip
+
+
+def test_a_bundle_on_a_stock_server_is_measured_as_what_it_was_made_for():
+    stock = Identity("phone", {}, {})
+    for name in ("android-arm64", "pixel-8", "pixel-8/gpu", "x86-64-v3"):
+        assert stock.target_of(made_for(find(name))) == find(name)
+
+
+def test_a_bundle_for_a_device_that_only_a_file_describes_is_measured_as_the_best_it_may_be():
+    stock, unknown = Identity("phone", {}, {}), made_for(find("pixel-8"), name="my-phone")
+    found = stock.target_of(unknown)
+    assert found.architecture == "aarch64"
+    assert found.features <= find("pixel-8").features
+    assert "dotprod" in found.features
+    with pytest.raises(TargetError, match="my-phone"):
+        stock.target_of(unknown | {"kind": "opencl"})
+
+
+def test_a_bundle_on_a_server_of_ours_is_measured_as_what_the_device_is():
+    pi = Identity("pi", WELL, PI_4)
+    assert pi.target_of(made_for(find("aarch64"))) == pi.target("host")
+    with pytest.raises(UserError, match="this bundle is for another device"):
+        pi.target_of(made_for(find("x86-64-v3")))
+
+
+@pytest.mark.parametrize("which", ["big", "4-7"])
+def test_processors_cannot_be_chosen_on_a_stock_server(which):
+    with pytest.raises(UserError, match=which) as error:
+        Identity("phone", {}, {}).cpus(which)
+    assert "taskset" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("told", "facts", "name"),
     [
