@@ -8,9 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from codesign.conditions import BOARD, OPEN, PHONE, Gate, affinity, choose, clusters
+from codesign.devices.opencl_runtime import BUILD
 from codesign.errors import UserError
 from codesign.fleet.fleet import Fleet, NoDeviceError
 from codesign.fleet.member import Wanted
+from codesign.fleet.stand_in import is_stand_in
 from codesign.where import Where
 from codesign.worker import Failure
 from targets.cpu import parse_cpuinfo
@@ -30,15 +32,19 @@ class Identity:
         key: under which they are registered.
         told: of one of them, by our server; empty from a stock one.
         facts: of its processor, by our server; empty from a stock one.
+        kind: code generator of what it is asked to run.
     """
 
     key: str
     told: Mapping[str, Any]
     facts: Mapping[str, Any]
+    kind: str = "llvm"
 
     @property
     def emulated(self) -> bool:
-        return bool(self.told.get("emulated"))
+        """Whether its times say nothing of the device that code is made for: an emulator's, or a processor's
+        where it should be a GPU."""
+        return bool(self.told.get("emulated")) or is_stand_in(self.told, self.kind)
 
     @cached_property
     def description(self) -> DeviceDescription:
@@ -70,6 +76,8 @@ class Identity:
             return f"{self.key} over RPC (stock TVM server)"
         model = str(self.facts.get("model") or self.facts.get("machine") or "unknown")
         said = f"{self.key} over RPC: {model}, {self.told.get('cores', '?')} processors"
+        if is_stand_in(self.told, self.kind):
+            said += ", OpenCL on its processor"
         return f"{said}, emulated" if self.emulated else said
 
     @property
@@ -100,6 +108,13 @@ class Identity:
         target = find(name)
         if not self.facts:
             return target
+        if target.gpu is not None and not self.facts.get("opencl"):
+            raise UserError(
+                "the device's server offers no OpenCL",
+                got=f"{self.name}, {name}",
+                allowed="a target of its processor; or a server with TVM's OpenCL runtime",
+                next=f"on the device: {BUILD}, then restart its server",
+            )
         if lacks := self._lacks(target.architecture, target.features):
             raise UserError(
                 f"the device cannot run code for {name}",
@@ -184,4 +199,6 @@ def identify(fleet: Fleet) -> Identity:
             )  # fmt: skip
     assert not isinstance(asked, Failure)
     assert not isinstance(told, Failure)
-    return Identity(fleet.wanted.key, told.result or {}, asked.result or {})
+    return Identity(
+        fleet.wanted.key, told.result or {}, asked.result or {}, fleet.wanted.kind
+    )
