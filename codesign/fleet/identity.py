@@ -12,7 +12,7 @@ from codesign.devices.opencl_runtime import BUILD
 from codesign.errors import UserError
 from codesign.fleet.fleet import Fleet, NoDeviceError
 from codesign.fleet.member import Wanted
-from codesign.fleet.stand_in import is_stand_in
+from codesign.devices.stand_in import is_stand_in
 from codesign.where import Where
 from codesign.worker import Failure
 from targets.cpu import parse_cpuinfo

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from tvm import relax, rpc
 
 from codesign.bundle import open_bundle
-from codesign.fleet.stand_in import is_stand_in
+from codesign.devices.stand_in import is_stand_in
 from codesign.runtime import Arrays, checked, example_inputs
 from codesign.worker import place
 
