@@ -141,7 +141,8 @@ def opencl_command(
         Path | None, typer.Option(help="Checkout of apache/tvm at the installed version.")
     ] = None,
     headers: Annotated[
-        Path | None, typer.Option(help="Folder with CL/cl.h; default: the checkout's, the system's.")
+        Path | None,
+        typer.Option(help="Folder with CL/cl.h; default: the checkout's, the system's."),
     ] = None,
     driver: Annotated[
         Path | None, typer.Option(help="OpenCL library; default: the system's.")

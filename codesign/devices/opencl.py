@@ -273,7 +273,9 @@ def main() -> int:
     parser.add_argument("--driver", type=Path, help="OpenCL library, if not the system's")
     given = parser.parse_args()
     try:
-        print(text_of(make(given.source, given.headers, given.driver, lambda t: print(t, flush=True))))
+        print(
+            text_of(make(given.source, given.headers, given.driver, lambda t: print(t, flush=True)))
+        )
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -70,7 +70,7 @@ def devices(library: ctypes.CDLL) -> list[dict[str, Any]]:
     platforms = (ctypes.c_void_p * count.value)()
     library.clGetPlatformIDs(count, platforms, None)
     for kind in (_GPU, _CPU):
-        if found := [d for p in platforms for d in _of_platform(library, p, kind)]:
+        if found := [d for p in platforms if p for d in _of_platform(library, p, kind)]:
             return [_told(library, d) for d in found]
     return []
 

@@ -120,7 +120,9 @@ def _device(options: ServerOptions) -> dict[str, Callable[..., Any]]:
 
     allowed = affinity()
     return {
-        "codesign.device.facts": lambda: json.dumps(facts.facts() | {"opencl": opencl_runtime.told()}),
+        "codesign.device.facts": lambda: json.dumps(
+            facts.facts() | {"opencl": opencl_runtime.told()}
+        ),
         "codesign.device.info": info,
         "codesign.device.state": lambda: json.dumps(facts.state(disk=options.work)),
         "codesign.device.wall": wall,

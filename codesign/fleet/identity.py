@@ -9,10 +9,10 @@ from typing import Any
 
 from codesign.conditions import BOARD, OPEN, PHONE, Gate, affinity, choose, clusters
 from codesign.devices.opencl_runtime import BUILD
+from codesign.devices.stand_in import is_stand_in
 from codesign.errors import UserError
 from codesign.fleet.fleet import Fleet, NoDeviceError
 from codesign.fleet.member import Wanted
-from codesign.devices.stand_in import is_stand_in
 from codesign.where import Where
 from codesign.worker import Failure
 from targets.cpu import parse_cpuinfo
@@ -199,6 +199,4 @@ def identify(fleet: Fleet) -> Identity:
             )  # fmt: skip
     assert not isinstance(asked, Failure)
     assert not isinstance(told, Failure)
-    return Identity(
-        fleet.wanted.key, told.result or {}, asked.result or {}, fleet.wanted.kind
-    )
+    return Identity(fleet.wanted.key, told.result or {}, asked.result or {}, fleet.wanted.kind)

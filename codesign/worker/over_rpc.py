@@ -191,7 +191,7 @@ class OverRpc:
 
     def story(self) -> dict[str, Any]:
         """Who measured, and its state before and after; what the device does not tell is absent."""
-        found = {k: self.told[k] for k in ("serial", "emulated") if k in self.told}
+        found: dict[str, Any] = {k: self.told[k] for k in ("serial", "emulated") if k in self.told}
         if self.kind == KIND and self.function("codesign.device.wall") is None:
             found["timed"] = _KERNELS_ONLY
         states = {"before": self._before, "after": self._read_state()}

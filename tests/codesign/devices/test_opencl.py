@@ -121,7 +121,10 @@ def test_what_the_compiler_says_is_told_and_nothing_is_left(
 
 def test_the_board_has_the_same_command(compiler: None) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "codesign.devices.opencl"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "codesign.devices.opencl"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2
     assert opencl.CLONE in done.stderr

@@ -100,7 +100,9 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources = os.environ.get("CODESIGN_TVM_SOURCES")
     if not sources:
         if not opencl_runtime.cached().exists():
-            pytest.skip(f"no OpenCL runtime of TVM: CODESIGN_TVM_SOURCES, or {opencl_runtime.BUILD}")
+            pytest.skip(
+                f"no OpenCL runtime of TVM: CODESIGN_TVM_SOURCES, or {opencl_runtime.BUILD}"
+            )
         return opencl_runtime.cached()
     headers = os.environ.get("CODESIGN_OPENCL_HEADERS")
     with pytest.MonkeyPatch.context() as patch:
@@ -189,6 +191,7 @@ def test_a_sweep_ends_in_a_frontier_of_that_device(
     served: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "sweep.toml").write_text(CONFIG.format(key=KEY, tracker=served))
+    monkeypatch.delenv("CODESIGN_TRACKER", raising=False)
     monkeypatch.setattr("sys.argv", ["codesign", "sweep", str(folder / "sweep.toml"), "--json"])
     with pytest.raises(SystemExit) as ended:
         main()
