@@ -33,8 +33,9 @@ from codesign.long_run import LongRun, long_run
 from codesign.measure import Rig
 from codesign.measurement import Measurement, Protocol
 from codesign.station import open_station
-from codesign.where import Where
+from codesign.where import GPU, Where
 from codesign.worker import Failure
+from targets.errors import TargetError
 from targets.target import find
 
 _STATE_SECONDS = 10.0
@@ -169,7 +170,9 @@ def bench_on_device(
     asked = conditions or Conditions()
     bundle = open_bundle(path, to_run=False)
     cpus = "" if asked.cores == "all" else asked.cores
-    on = replace(where, threads=bundle.threads, cpus=cpus)
+    made_for = bundle.manifest["target"]
+    target = _gpu_of(made_for["name"]) if made_for["kind"] == "opencl" else where.target
+    on = replace(where, target=target, threads=bundle.threads, cpus=cpus)
     with open_station(on, say=say) as station:
         assert station.told is not None
         station.told.check_runs(bundle.manifest["target"])
@@ -184,6 +187,14 @@ def bench_on_device(
         meter = battery_meter(read_state) if asked.meter is None else command_meter(asked.meter)
         made = _benched(rig, bundle, asked, read_state, meter, say)
         return replace(made, device=station.device)
+
+
+def _gpu_of(name: str) -> str:
+    """The target that a bundle of a GPU was made for, or if nobody knows it by that name the device's own GPU."""
+    try:
+        return name if find(name).gpu is not None else GPU
+    except TargetError:
+        return GPU
 
 
 def bench_bundle(

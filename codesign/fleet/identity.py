@@ -13,7 +13,7 @@ from codesign.devices.stand_in import is_stand_in
 from codesign.errors import UserError
 from codesign.fleet.fleet import Fleet, NoDeviceError
 from codesign.fleet.member import Wanted
-from codesign.where import Where
+from codesign.where import GPU, Where
 from codesign.worker import Failure
 from targets.cpu import parse_cpuinfo
 from targets.description import DeviceDescription
@@ -98,23 +98,20 @@ class Identity:
         return affinity.format(choose(which, clusters(speeds), map(int, told) if told else None))
 
     def target(self, name: str) -> Target:
-        """The target called ``name``, or with ``host`` the best one that the device can run.
+        """The target called ``name``; ``host`` is the best one that the device can run, ``gpu`` its GPU.
 
         Raises:
             UserError: the device does not say what it is, or lacks what the target needs.
         """
         if name in HOST_NAMES:
             return self._best()
+        if name == GPU:
+            return self._own_gpu()
         target = find(name)
         if not self.facts:
             return target
-        if target.gpu is not None and not self.facts.get("opencl"):
-            raise UserError(
-                "the device's server offers no OpenCL",
-                got=f"{self.name}, {name}",
-                allowed="a target of its processor; or a server with TVM's OpenCL runtime",
-                next=f"on the device: {BUILD}, then restart its server",
-            )
+        if target.gpu is not None:
+            self._require_opencl(name)
         if lacks := self._lacks(target.architecture, target.features):
             raise UserError(
                 f"the device cannot run code for {name}",
@@ -123,6 +120,29 @@ class Identity:
                 next="leave --target out to compile for what the device is",
             )
         return target
+
+    def _require_opencl(self, name: str) -> None:
+        if not self.facts.get("opencl"):
+            raise UserError(
+                "the device's server offers no OpenCL",
+                got=f"{self.name}, {name}",
+                allowed="a target of its processor; or a server with TVM's OpenCL runtime",
+                next=f"on the device: {BUILD}, then restart its server",
+            )
+
+    def _own_gpu(self) -> Target:
+        """The GPU that the device's driver tells of; on x86-64 any OpenCL device is the same target."""
+        if not self.facts:
+            raise UserError(
+                "it is not known which GPU this device has",
+                got=self.name,
+                allowed="a device with our server, which tells it; or a target by its name",
+                next="name it: --target mali or --target adreno (codesign targets lists all)",
+            )
+        self._require_opencl(GPU)
+        if self.facts.get("machine") == "x86_64":
+            return find("opencl")
+        return device_targets(self.description)[f"{self._slug}/{GPU}"]
 
     def check_runs(self, made_for: Mapping[str, Any]) -> None:
         """Raise UserError if the device cannot run a bundle made for the target of its manifest."""

@@ -240,6 +240,19 @@ def test_a_gpus_code_needs_a_server_with_opencl() -> None:
     assert found == find("opencl")
 
 
+def test_the_gpu_of_a_device_is_a_target_by_that_word() -> None:
+    board = Identity("Orange-5", {"cores": 8}, BOARD | {"opencl": TOLD}, "opencl").target("gpu")
+    assert (board.name, board.kind, board.architecture) == ("orange-5/gpu", "opencl", "aarch64")
+    assert board.gpu is not None
+    assert (board.gpu.name, board.gpu.fp16) == ("Mali-G610", True)
+    pc = Identity("pc", {}, {"machine": "x86_64", "cpuinfo": "", "opencl": TOLD}, "opencl")
+    assert pc.target("gpu") == find("opencl")
+    with pytest.raises(UserError, match="offers no OpenCL"):
+        Identity("b", {"cores": 8}, BOARD, "opencl").target("gpu")
+    with pytest.raises(UserError, match="not known which GPU"):
+        Identity("stock", {}, {}, "opencl").target("gpu")
+
+
 def test_the_driver_of_this_machine_is_listed_as_it_is() -> None:
     driver = opencl_driver.open_driver()
     if driver is None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from codesign.bench import bench_on_device
 from codesign.bundle import open_bundle
 from codesign.cli import main
 from codesign.compile import compile_model
@@ -185,6 +186,15 @@ def test_a_model_is_tuned_compiled_measured_and_right_there(
             right = tiny.wanted(sample)
             (output,) = found.values()
             assert np.abs(output - right).max() < 1e-5 * np.abs(right).max()
+
+
+def test_a_bundle_is_timed_there_again(served: str, folder: Path) -> None:
+    bundle = folder / "build" / "tiny"
+    if not bundle.exists():
+        pytest.skip("the test before has made no bundle")
+    found = bench_on_device(bundle, Where(device=KEY, tracker=served), repeats=3).as_dict()
+    assert found["latency_ms"] > 0
+    assert found["emulated"] is ("OpenCL on its processor" in found["device"])
 
 
 def test_a_sweep_ends_in_a_frontier_of_that_device(
