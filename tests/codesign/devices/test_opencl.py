@@ -12,12 +12,13 @@ import pytest
 import tvm
 import tvm_ffi
 
-from codesign.devices import opencl, opencl_driver, opencl_runtime
+from codesign.devices import opencl, opencl_driver, opencl_runtime, session
 from codesign.devices.options import default_work
 from codesign.devices.serving import make_options
 from codesign.devices.stand_in import is_stand_in
 from codesign.errors import UserError
 from codesign.fleet.identity import Identity
+from codesign.worker.over_rpc import OverRpc
 from targets.detect import DeviceFacts, describe
 from targets.target import find
 
@@ -251,6 +252,36 @@ def test_the_gpu_of_a_device_is_a_target_by_that_word() -> None:
         Identity("b", {"cores": 8}, BOARD, "opencl").target("gpu")
     with pytest.raises(UserError, match="not known which GPU"):
         Identity("stock", {}, {}, "opencl").target("gpu")
+
+
+def test_the_clock_covers_what_the_gpu_has_not_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Gpu:
+        def sync(self) -> None:
+            done.append("sync")
+
+    monkeypatch.setattr(tvm.runtime, "device", lambda *_: Gpu())
+    times = iter([10.0, 13.0])
+
+    def clock() -> float:
+        done.append("clock")
+        return next(times)
+
+    monkeypatch.setattr(session.time, "perf_counter", clock)
+    assert session.wall({"f": done.append}, "f", 3, "call") == pytest.approx(1.0)
+    assert done == ["call", "sync", "clock", "call", "call", "call", "sync", "clock"]
+
+
+@pytest.mark.parametrize(("kind", "wall", "timed"), [
+    ("opencl", None, True), ("opencl", print, False), ("llvm", None, False),
+])  # fmt: skip
+def test_a_stock_servers_sum_of_kernels_is_told_as_such(kind: str, wall: Any, timed: bool) -> None:
+    there = object.__new__(OverRpc)
+    there.kind, there.told, there._before = kind, {"serial": "s"}, None
+    there._functions = {"codesign.device.wall": wall, "codesign.device.state": None}
+    there._state = (float("-inf"), None)
+    assert ("timed" in there.story()) is timed
 
 
 def test_the_driver_of_this_machine_is_listed_as_it_is() -> None:

@@ -174,8 +174,7 @@ def test_a_model_is_tuned_compiled_measured_and_right_there(
     assert made.latency.ok, made.latency.error
     assert made.measured_on.startswith(f"{KEY} over RPC")
     assert all(np.isfinite(row.median_us) and row.median_us > 0 for row in made.kernels)
-    # the clock of the device covers the kernels and their starts: never less than the kernels alone
-    assert made.latency.seconds * 1e6 > max(row.median_us for row in made.kernels)
+    assert "timed" not in made.latency.meta  # by the device's clock
     with _station(served) as station:
         assert station.emulated is (station.told.told["opencl_type"] == "cpu")
         assert made.latency.meta.get("emulated", False) is station.emulated
