@@ -208,6 +208,8 @@ class Rig:
         told: dict[str, Any] = {"device": serial}
         if story.get("emulated"):
             told["emulated"] = True
+        if story.get("timed"):
+            told["timed"] = str(story["timed"])
         if reference and (unusual := self.fleet.calibration.add(serial, median(reference))):
             told["flags"] = [*measurement.meta.get("flags", ()), unusual]
         return measurement.with_meta(**told)

@@ -13,7 +13,7 @@ from codesign.fleet import Fleet, Wanted
 from codesign.fleet.identity import Identity, identify
 from codesign.measure import Rig
 from codesign.measurement import Protocol
-from codesign.where import Where
+from codesign.where import GPU, Where
 from targets.target import HOST_NAMES, Target, find, host
 
 EMULATED: Mapping[str, Any] = {"warmup": 0, "repeats": 1, "retries": 0, "max_seconds": 0.1}
@@ -88,6 +88,8 @@ def open_station(
     kind = "llvm"
     if made_for is not None:
         kind = str(made_for["kind"])
+    elif where.target == GPU:
+        kind = "opencl"
     elif where.target not in HOST_NAMES:
         kind = find(where.target, where.threads).kind
     wanted = Wanted(where.address, where.device, where.threads, kind=kind)

@@ -10,13 +10,16 @@ from codesign.errors import UserError
 TRACKER = f"127.0.0.1:{TRACKER_PORT}"
 """Where a tracker is looked for if nobody says; TVM's own choice of the port."""
 
+GPU = "gpu"
+"""With a device: the GPU that it has, as its OpenCL driver tells it."""
+
 
 @dataclass(frozen=True)
 class Where:
     """Where a user wants something measured.
 
     Attributes:
-        target: a name of ``codesign targets``; ``host`` with a device means what that device is.
+        target: a name of ``codesign targets``; ``host`` with a device means what that device is, ``gpu`` its GPU.
         threads: of the kernels.
         device: key of the devices at the tracker; None for this machine.
         tracker: ``HOST:PORT``.

@@ -104,6 +104,9 @@ def serve_command(
     no_fork: Annotated[
         bool, typer.Option("--no-fork", help="Sessions in the server's own process.")
     ] = False,
+    opencl: Annotated[
+        str, typer.Option(help="auto: what 'codesign devices opencl' made; none; or its file.")
+    ] = "auto",
 ) -> None:
     """Serve this machine as a device: one client at a time, each in a process of its own."""
     options = make_options(
@@ -119,8 +122,34 @@ def serve_command(
         name=name,
         emulated=emulated,
         fork=not no_fork,
+        opencl=opencl,
     )
     raise typer.Exit(serve(options))
+
+
+@app.command(
+    "opencl",
+    epilog="Examples: codesign devices opencl | codesign devices opencl --source tvm | on a board"
+    " without the command line: python -m codesign.devices.opencl --source tvm",
+)
+def opencl_command(
+    source: Annotated[
+        Path | None, typer.Option(help="Checkout of apache/tvm at the installed version.")
+    ] = None,
+    headers: Annotated[
+        Path | None,
+        typer.Option(help="Folder with CL/cl.h; default: the checkout's, the system's."),
+    ] = None,
+    driver: Annotated[
+        Path | None, typer.Option(help="OpenCL library; default: the system's.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Build TVM's OpenCL runtime for this machine's GPU into the cache, and try it; takes a C++ compiler."""
+    from codesign.devices.opencl import make, text_of
+
+    made = make(source, headers, driver, lambda text: print(text, file=sys.stderr, flush=True))
+    _show(made, as_json, lambda: text_of(made))
 
 
 @app.command(

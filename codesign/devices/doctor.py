@@ -8,6 +8,7 @@ from typing import Any
 
 from codesign.devices.client import TrackerClient
 from codesign.devices.listing import condition_of, held_by, hottest
+from codesign.devices.opencl_runtime import BUILD
 from codesign.devices.probing import Unanswered, probe
 from codesign.devices.wire import Address
 from codesign.doctor import Check
@@ -75,7 +76,7 @@ def examine_device(
         _identity(info),
         _versions(info),
         _kernel(answer["kernel"], key, tracker),
-        _opencl(answer["opencl"]),
+        _opencl(answer["opencl"], (info or {}).get("opencl_type")),
         _round_trip(answer["round_trips_s"]),
     ]
     if state is None:
@@ -154,12 +155,17 @@ def _kernel(kernel: dict[str, Any], key: str, tracker: Address) -> Check:
     return Check("kernel", "fail", text, "is --machine the device's? see the log of the server")
 
 
-def _opencl(there: bool | None) -> Check:
+def _opencl(there: bool | None, kind: str | None) -> Check:
     if there is None:
         return Check("opencl", "warn", "not told", "only the processor is offered")
     if there:
+        if kind == "cpu":
+            return Check(
+                "opencl", "warn", "the runtime finds a device, which is the processor: no GPU",
+                "for function only: times of GPU code there say nothing of a GPU",
+            )  # fmt: skip
         return Check("opencl", "ok", "the runtime finds a device")
-    mend = "for its GPU: a TVM runtime built with USE_OPENCL=ON; the processor needs none"
+    mend = f"for its GPU, on the device: {BUILD}, then restart its server; the processor needs none"
     return Check("opencl", "warn", "the runtime has none", mend)
 
 

@@ -13,7 +13,7 @@ import socket
 import threading
 from pathlib import Path
 
-from codesign.devices import session
+from codesign.devices import opencl_runtime, session
 from codesign.devices.options import ServerOptions
 from codesign.lean import import_tvm
 
@@ -22,10 +22,11 @@ RESTART_ME = 75
 """Exit code of a server that a session hung (EX_TEMPFAIL of sysexits.h)."""
 
 
-def prepare() -> bool:
+def prepare(options: ServerOptions) -> bool:
     """Import TVM; whether it finds OpenCL."""
     import_tvm()
-    return session.has_opencl()
+    session.add_opencl(options)
+    return opencl_runtime.exists()
 
 
 def serve_here(

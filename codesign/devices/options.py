@@ -31,6 +31,8 @@ class ServerOptions:
         name: name of the device, in place of its serial number.
         emulated: whether its times say nothing about a real device.
         fork: a process for each session; False: sessions run in the server's own process.
+        opencl: TVM's OpenCL runtime; None: the one in the user's cache, if there is one.
+        offers_opencl: False: it is not loaded.
     """
 
     key: str
@@ -45,6 +47,8 @@ class ServerOptions:
     name: str = ""
     emulated: bool = False
     fork: bool = True
+    opencl: Path | None = None
+    offers_opencl: bool = True
 
     @property
     def cache(self) -> Cache:

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from codesign.devices import facts, wire
+from codesign.devices import facts, opencl_runtime, wire
 from codesign.devices.options import ServerOptions, default_work
 from codesign.devices.wire import Address
 from codesign.errors import UserError
@@ -41,6 +41,9 @@ def parse(arguments: list[str] | None = None) -> ServerOptions:
     parser.add_argument("--name", default="", help="name of the device, in place of its serial")
     parser.add_argument("--emulated", action="store_true", help="times here say nothing")
     parser.add_argument("--no-fork", action="store_true", help="sessions in the server's process")
+    parser.add_argument(
+        "--opencl", default="auto", help="auto: the runtime in the cache; none; or its file"
+    )
     given = parser.parse_args(arguments)
     try:
         return make_options(
@@ -56,6 +59,7 @@ def parse(arguments: list[str] | None = None) -> ServerOptions:
             name=given.name,
             emulated=given.emulated,
             fork=not given.no_fork,
+            opencl=given.opencl,
         )
     except UserError as error:
         parser.error(str(error))
@@ -75,6 +79,7 @@ def make_options(
     name: str = "",
     emulated: bool = False,
     fork: bool = True,
+    opencl: str = "auto",
 ) -> ServerOptions:
     """Checked options.
 
@@ -96,19 +101,30 @@ def make_options(
             raise UserError("a limit is out of range", got=f"{option} {value}", allowed="above 0")
     if not 0 <= port <= 65535:
         raise UserError("this is no port", got=f"--port {port}", allowed="0 to 65535")
+    folder = (work or default_work()).absolute()
+    runtime = None if opencl in ("auto", "none") else Path(opencl).absolute()
+    if runtime is not None and (why := opencl_runtime.refused(runtime, folder)):
+        raise UserError(
+            "this OpenCL runtime is not loaded",
+            got=f"--opencl {opencl}: {why}",
+            allowed="auto, none, or a file that only this user can write to",
+            next=opencl_runtime.BUILD,
+        )
     return ServerOptions(
         key=key,
         tracker=None if tracker is None else tracker_address(tracker),
         host=host,
         port=port,
         advertise=advertise,
-        work=(work or default_work()).absolute(),
+        work=folder,
         max_upload=int(max_upload_mb * MB),
         cache_bytes=int(cache_mb * MB),
         max_session=max_session,
         name=name,
         emulated=emulated or facts.is_emulated(),
         fork=fork,
+        opencl=runtime,
+        offers_opencl=opencl != "none",
     )
 
 
@@ -155,6 +171,6 @@ def serve(options: ServerOptions) -> int:
     if not options.fork:
         from codesign.devices.inprocess import prepare
 
-        server.serve_here(prepare())
+        server.serve_here(prepare(options))
     server.run()
     return 0

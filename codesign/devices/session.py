@@ -14,20 +14,17 @@ import resource
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from codesign.devices import facts
+from codesign.devices import facts, opencl_runtime
 from codesign.devices.options import ServerOptions
 from codesign.devices.sandbox import RefusedError
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _ONE_CORE_PER_THREAD, _BIG_CORES = -2, 1  # tvm::runtime::threading::ThreadGroup::AffinityMode
-_OPENCL_FACTS = (
-    "device_name", "compute_version", "multi_processor_count", "max_threads_per_block",
-    "max_shared_memory_per_block", "warp_size", "max_clock_rate", "total_global_memory",
-)  # fmt: skip
 
 
 def prctl(option: int, value: int) -> bool:
@@ -116,13 +113,19 @@ def _files(folder: Path, options: ServerOptions) -> dict[str, Callable[..., Any]
 def _device(options: ServerOptions) -> dict[str, Callable[..., Any]]:
     def info() -> str:
         told = facts.info(options.key, options.name, options.emulated, options.work)
-        return json.dumps(told | {"opencl": has_opencl()})
+        opencl = opencl_runtime.told()
+        return json.dumps(
+            told | {"opencl": opencl is not None, "opencl_type": (opencl or {}).get("type")}
+        )
 
     allowed = affinity()
     return {
-        "codesign.device.facts": lambda: json.dumps(facts.facts() | {"opencl": _opencl()}),
+        "codesign.device.facts": lambda: json.dumps(
+            facts.facts() | {"opencl": opencl_runtime.told()}
+        ),
         "codesign.device.info": info,
         "codesign.device.state": lambda: json.dumps(facts.state(disk=options.work)),
+        "codesign.device.wall": wall,
         "codesign.device.pin": lambda cpus: json.dumps(pin(str(cpus), allowed)),
     }
 
@@ -193,6 +196,21 @@ def pin(text: str, allowed: list[int]) -> list[int]:
     return affinity()
 
 
+def wall(module: Any, symbol: str, calls: int, *args: Any) -> float:
+    """Mean seconds of a call by the clock of this device, of calls that the GPU has finished."""
+    import tvm
+
+    function = module[str(symbol)]
+    device = tvm.runtime.device("opencl", 0)
+    function(*args)
+    device.sync()
+    before = time.perf_counter()
+    for _ in range(int(calls)):
+        function(*args)
+    device.sync()
+    return (time.perf_counter() - before) / int(calls)
+
+
 def affinity() -> list[int]:
     """Processors that this thread may run on."""
     if hasattr(os, "sched_getaffinity"):
@@ -200,32 +218,10 @@ def affinity() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def has_opencl() -> bool:
-    """Whether TVM's runtime here has OpenCL and finds a device for it."""
-    import tvm
-
-    try:
-        return bool(tvm.runtime.device("opencl", 0).exist)
-    except Exception:  # a runtime without OpenCL says so in several ways
-        return False
-
-
-def _opencl() -> dict[str, Any] | None:
-    """What TVM tells of the first OpenCL device; None without one."""
-    if not has_opencl():
-        return None
-    import tvm
-
-    device = tvm.runtime.device("opencl", 0)
-    found: dict[str, Any] = {}
-    for name in _OPENCL_FACTS:
-        try:
-            value = getattr(device, name)
-        except Exception:  # not every runtime answers every question
-            continue
-        if value is not None:
-            found[name] = value if isinstance(value, int | float) else str(value)
-    return found
+def add_opencl(options: ServerOptions) -> None:
+    """Load TVM's OpenCL runtime where there is one; a server without says why in its log."""
+    if options.offers_opencl and (why := opencl_runtime.load(options.opencl, options.work)):
+        say(f"no OpenCL: {why}")
 
 
 def _bytes(data: Any) -> bytes:

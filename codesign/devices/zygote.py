@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from codesign.devices import session
+from codesign.devices import opencl_runtime, session
 from codesign.devices.folders import kill_inside
 from codesign.devices.options import ServerOptions
 from codesign.lean import import_tvm
@@ -52,6 +52,7 @@ def run(control: socket.socket, options: ServerOptions) -> NoReturn:
     try:
         _prepare()
         import_tvm()
+        session.add_opencl(options)
         _send(control, {"event": "ready", "opencl": _check()})
         _Zygote(control, options).loop()
         code = 0
@@ -87,7 +88,7 @@ def _check() -> bool:
     if pid == 0:
         code = 1
         try:
-            code = _OPENCL if session.has_opencl() else _NO_OPENCL
+            code = _OPENCL if opencl_runtime.exists() else _NO_OPENCL
         finally:
             os._exit(code)
     until = time.monotonic() + _CHECK_SECONDS

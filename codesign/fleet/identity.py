@@ -8,10 +8,12 @@ from functools import cached_property
 from typing import Any
 
 from codesign.conditions import BOARD, OPEN, PHONE, Gate, affinity, choose, clusters
+from codesign.devices.opencl_runtime import BUILD
+from codesign.devices.stand_in import is_stand_in
 from codesign.errors import UserError
 from codesign.fleet.fleet import Fleet, NoDeviceError
 from codesign.fleet.member import Wanted
-from codesign.where import Where
+from codesign.where import GPU, Where
 from codesign.worker import Failure
 from targets.cpu import parse_cpuinfo
 from targets.description import DeviceDescription
@@ -31,15 +33,19 @@ class Identity:
         key: under which they are registered.
         told: of one of them, by our server; empty from a stock one.
         facts: of its processor, by our server; empty from a stock one.
+        kind: code generator of what it is asked to run.
     """
 
     key: str
     told: Mapping[str, Any]
     facts: Mapping[str, Any]
+    kind: str = "llvm"
 
     @property
     def emulated(self) -> bool:
-        return bool(self.told.get("emulated"))
+        """Whether its times say nothing of the device that code is made for: an emulator's, or a processor's
+        where it should be a GPU."""
+        return bool(self.told.get("emulated")) or is_stand_in(self.told, self.kind)
 
     @cached_property
     def description(self) -> DeviceDescription:
@@ -71,6 +77,8 @@ class Identity:
             return f"{self.key} over RPC (stock TVM server)"
         model = str(self.facts.get("model") or self.facts.get("machine") or "unknown")
         said = f"{self.key} over RPC: {model}, {self.told.get('cores', '?')} processors"
+        if is_stand_in(self.told, self.kind):
+            said += ", OpenCL on its processor"
         return f"{said}, emulated" if self.emulated else said
 
     @property
@@ -98,16 +106,20 @@ class Identity:
         return affinity.format(choose(which, clusters(speeds), map(int, told) if told else None))
 
     def target(self, name: str) -> Target:
-        """The target called ``name``, or with ``host`` the best one that the device can run.
+        """The target called ``name``; ``host`` is the best one that the device can run, ``gpu`` its GPU.
 
         Raises:
             UserError: the device does not say what it is, or lacks what the target needs.
         """
         if name in HOST_NAMES:
             return self._best()
+        if name == GPU:
+            return self._own_gpu()
         target = find(name)
         if not self.facts:
             return target
+        if target.gpu is not None:
+            self._require_opencl(name)
         if lacks := self._lacks(target.architecture, target.features):
             raise UserError(
                 f"the device cannot run code for {name}",
@@ -126,22 +138,48 @@ class Identity:
             UserError: the device cannot run it, or it is for a GPU that is not known.
         """
         self._check_runs(made_for)
-        if self.facts and made_for["kind"] == "llvm":
+        gpu = made_for["kind"] == "opencl"
+        if self.facts and gpu:
+            self._require_opencl(made_for["name"])
+        elif self.facts:
             return self._best()
         try:
-            return find(made_for["name"])
-        except (
-            TargetError
-        ):  # made with a file that need not be here, or for what a device told of itself
-            features, machine = frozenset(made_for["features"]), made_for["machine"]
-            fits = [
-                t for t in KNOWN.values() if t.architecture == machine and t.features <= features
-            ]
-            if made_for["kind"] != "llvm" or not fits:
-                raise
-            return fits[0]
+            found = find(made_for["name"])
+        except TargetError:  # of a file that need not be here, or of what a device told of itself
+            found = None
+        if found is not None and (found.gpu is not None) == gpu:
+            return found
+        if gpu and self.facts:
+            return self._own_gpu()
+        features, machine = frozenset(made_for["features"]), made_for["machine"]
+        fits = [t for t in KNOWN.values() if t.architecture == machine and t.features <= features]
+        return find(made_for["name"]) if gpu or not fits else fits[0]
+
+    def _require_opencl(self, name: str) -> None:
+        if not self.facts.get("opencl"):
+            raise UserError(
+                "the device's server offers no OpenCL",
+                got=f"{self.name}, {name}",
+                allowed="a target of its processor; or a server with TVM's OpenCL runtime",
+                next=f"on the device: {BUILD}, then restart its server",
+            )
+
+    def _own_gpu(self) -> Target:
+        """The GPU that the device's driver tells of; on x86-64 any OpenCL device is the same target."""
+        if not self.facts:
+            raise UserError(
+                "it is not known which GPU this device has",
+                got=self.name,
+                allowed="a device with our server, which tells it; or a target by its name",
+                next="name it: --target mali or --target adreno (codesign targets lists all)",
+            )
+        self._require_opencl(GPU)
+        if self.facts.get("machine") == "x86_64":
+            return find("opencl")
+        return device_targets(self.description)[f"{self._slug}/{GPU}"]
 
     def _check_runs(self, made_for: Mapping[str, Any]) -> None:
+        """Raise UserError if the device cannot run a bundle made for the target of its manifest."""
         if not self.facts:
             return
         if lacks := self._lacks(made_for["machine"], frozenset(made_for["features"])):
@@ -215,4 +253,4 @@ def identify(fleet: Fleet) -> Identity:
             )  # fmt: skip
     assert not isinstance(asked, Failure)
     assert not isinstance(told, Failure)
-    return Identity(fleet.wanted.key, told.result or {}, asked.result or {})
+    return Identity(fleet.wanted.key, told.result or {}, asked.result or {}, fleet.wanted.kind)

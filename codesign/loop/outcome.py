@@ -259,8 +259,8 @@ def emulated_note(frontier: Frontier) -> list[str]:
     if not frontier.emulated:
         return []
     return [
-        "EMULATED: all times are an emulator's. They show that the whole way works, and say nothing "
-        "about the speed of any device"
+        "EMULATED: all times are an emulator's, or a processor's that ran the code of a GPU. They show that "
+        "the whole way works, and say nothing about the speed of any device"
     ]
 
 

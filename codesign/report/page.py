@@ -222,8 +222,8 @@ def _folded(name: str, content: Html) -> Html:
 
 
 _EMULATED = (
-    "Emulated: every time on this page is an emulator's. They show that the whole way works, and say "
-    "nothing about the speed of any device."
+    "Emulated: every time on this page is an emulator's, or a processor's that ran the code of a GPU. They show "
+    "that the whole way works, and say nothing about the speed of any device."
 )
 _LEGEND = (
     "Each filled point was built, measured end to end and evaluated; its bar is the interval of "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -33,6 +33,9 @@ class Program(Protocol):
     def block(self, inputs: Mapping[str, ArrayLike], calls: int) -> float: ...
 
 
+Timer = Callable[[Sequence[Any], int], float]
+
+
 class Place(Protocol):
     """Loads and calls libraries.
 
@@ -44,6 +47,10 @@ class Place(Protocol):
 
     def library(self, path: str) -> tvm.runtime.Module:
         """The library, loaded once."""
+        ...
+
+    def timer(self, path: str, symbol: str) -> Timer:
+        """Times blocks of calls of a function of a library: (arguments, calls) -> mean seconds of one."""
         ...
 
     def program(self, path: str) -> Program:
@@ -63,12 +70,25 @@ class Place(Protocol):
         ...
 
 
+def evaluator(library: tvm.runtime.Module, symbol: str, device: tvm.runtime.Device) -> Timer:
+    """TVM's own way to time: on a processor by its clock, on a GPU by what its driver says of each kernel."""
+
+    def block(args: Sequence[Any], calls: int) -> float:
+        evaluate = library.time_evaluator(symbol, device, number=calls, repeat=1)
+        return float(evaluate(*args).results[0])
+
+    return block
+
+
 class Here:
     """The process of the worker itself."""
 
     def __init__(self) -> None:
         self.device = tvm.cpu()
         self.library = lru_cache(maxsize=8)(tvm.runtime.load_module)
+
+    def timer(self, path: str, symbol: str) -> Timer:
+        return evaluator(self.library(path), symbol, self.device)
 
     def program(self, path: str) -> Program:
         return Runtime(path)

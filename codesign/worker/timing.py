@@ -13,7 +13,7 @@ import tvm
 from numpy.typing import NDArray
 
 from codesign.measurement import Protocol
-from codesign.worker.place import place
+from codesign.worker.place import Timer, place
 from targets.kernels.linear_bf16 import bf16_bits, bf16_values
 
 Answer = tuple[Any, list[memoryview]]
@@ -36,13 +36,13 @@ def ping(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
 class Runnable:
     """A kernel with its arguments, ready to be called and timed."""
 
-    evaluate: Any
+    timer: Timer
     args: list[tvm.runtime.Tensor]
     outputs: list[int]
 
     def block(self, calls: int) -> float:
         """Mean seconds of one call over a block of ``calls``, after one untimed call."""
-        return float(self.evaluate(calls)(*self.args).results[0])
+        return self.timer(self.args, calls)
 
     def calls_for(self, seconds: float) -> int:
         """Calls that fill a block of the given length."""
@@ -117,15 +117,10 @@ def _repeats(protocol: Protocol, once: float, calls: int, params: Mapping[str, A
 
 
 def _runnable(params: Mapping[str, Any], seed: int) -> Runnable:
-    device, library = place().device, place().library(params["library"])
-    symbol = params["symbol"]
     rng = np.random.default_rng(seed)
-    args = [tvm.runtime.tensor(_random(a, rng), device=device) for a in params["args"]]
-
-    def evaluate(calls: int) -> Any:
-        return library.time_evaluator(symbol, device, number=calls, repeat=1)
-
-    return Runnable(evaluate, args, [i for i, a in enumerate(params["args"]) if a["output"]])
+    args = [tvm.runtime.tensor(_random(a, rng), device=place().device) for a in params["args"]]
+    timer = place().timer(params["library"], params["symbol"])
+    return Runnable(timer, args, [i for i, a in enumerate(params["args"]) if a["output"]])
 
 
 def _random(arg: Mapping[str, Any], rng: np.random.Generator) -> NDArray[np.generic]:
