@@ -21,7 +21,7 @@ from targets.errors import TargetError
 from targets.features import AARCH64, closed
 from targets.schema import load
 
-__all__ = ["CacheFacts", "CpuFacts", "DeviceFacts", "OpenClFacts", "describe", "to_toml"]
+__all__ = ["CacheFacts", "CpuFacts", "DeviceFacts", "OpenClFacts", "describe", "slug", "to_toml"]
 
 # Linux, arch/arm64/include/uapi/asm/hwcap.h
 _HWCAP = {1: "neon", 10: "fullfp16", 20: "dotprod", 22: "sve", 23: "fp16fml"}
@@ -73,6 +73,7 @@ class DeviceFacts:
         hwcap: AT_HWCAP; 0 with ``hwcap2`` if they could not be read.
         cpus: processors of sysfs.
         system: ``linux`` or ``android``.
+        libc: that of the server's Python; code for ``glibc`` is Linux's, on Android too. "" if not told.
         model: the name a person knows it by, "" if it has none.
         opencl: None without a driver.
     """
@@ -85,6 +86,7 @@ class DeviceFacts:
     system: str = "linux"
     model: str = ""
     opencl: OpenClFacts | None = None
+    libc: str = ""
 
     @classmethod
     def from_json(cls, data: Any) -> DeviceFacts:
@@ -117,7 +119,7 @@ def describe(facts: DeviceFacts) -> DeviceDescription:
     if facts.hwcap < 0 or facts.hwcap2 < 0:
         raise TargetError("hwcaps are bits", got=f"{facts.hwcap}, {facts.hwcap2}"[:80])
     model = _clean(facts.model) or "unknown device"
-    name = _slug(model)
+    name = slug(model)
     hardware = _clean(_field(facts.cpuinfo, "Hardware"))
     cpus = list(_processors(facts))
     chip = Chip(
@@ -129,7 +131,8 @@ def describe(facts: DeviceFacts) -> DeviceDescription:
         gpu=_gpu(facts.opencl) if facts.opencl else None,
         sources=(_SAID,),
     )
-    made = DeviceDescription(name, model.split()[0], model, facts.system, chip, (_SAID,))
+    system = "linux" if facts.libc == "glibc" else facts.system
+    made = DeviceDescription(name, model.split()[0], model, system, chip, (_SAID,))
     return check(made, f"what {model} tells")
 
 
@@ -298,5 +301,6 @@ def _clean(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:100]
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """A text as a name that a description may have; ``device`` if nothing of it may."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "device"
