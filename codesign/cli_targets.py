@@ -27,7 +27,7 @@ def list_(as_json: JsonFlag = False) -> None:
     if as_json:
         emit(targets_dict())
     else:
-        for table in targets_tables():
+        for table in targets_tables(out.width):
             out.print(table)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from targets.catalog import library
 from targets.cores import CLUSTER_L2, GENERIC, LITTLE, WITH_SVE2, core_of
 from targets.cpu import parse_cpuinfo
-from targets.description import Chip, Cluster, DeviceDescription, GpuDescription, check
+from targets.description import Chip, Cluster, DeviceDescription, GpuDescription, check, slug
 from targets.device_file import to_toml
 from targets.errors import TargetError
 from targets.features import AARCH64, closed
@@ -299,8 +299,3 @@ def _field(cpuinfo: str, key: str) -> str:
 
 def _clean(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:100]
-
-
-def slug(text: str) -> str:
-    """A text as a name that a description may have; ``device`` if nothing of it may."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "device"
