@@ -231,7 +231,9 @@ def _parse(text: str, where: str) -> _File:
 def _check_brackets(data: Mapping[str, Any], where: str) -> None:
     """Raise TargetError for the two ways in which a table's heading is mistaken most."""
     chips = data.get("chip")
-    clusters = [c.get("cluster") for c in chips if isinstance(c, dict)] if isinstance(chips, list) else []
+    clusters = (
+        [c.get("cluster") for c in chips if isinstance(c, dict)] if isinstance(chips, list) else []
+    )
     named = [(key, data.get(key)) for key in ("device", "chip", "gpu")]
     for key, value in [*named, *(("chip.cluster", c) for c in clusters)]:
         if isinstance(value, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import statistics
@@ -250,15 +251,19 @@ def require_key(status: dict[str, Any], key: str, tracker: Address) -> None:
 
 def no_such(status: dict[str, Any], which: str, tracker: Address) -> UserError:
     """No device of this key or address."""
-    there = sorted(
-        {s["key"] for s in status["servers"]} | {s["address"] for s in status["servers"]}
-    )
+    living = [s for s in status["servers"] if s["state"] != "gone"]
+    there = sorted({s["key"] for s in living} | {s["address"] for s in living})
+    gone = any(which in (s["key"], s["address"]) for s in status["servers"])
+    near = difflib.get_close_matches(which, there, n=1)
+    key = "KEY" if ":" in which else which
+    start = f"on the device: python -m codesign.devices.server --key {key} --tracker {tracker}"
     return UserError(
-        "the tracker knows no such device",
+        "the device is gone: its server ended or lost its way to the tracker"
+        if gone else "the tracker knows no such device",
         got=which,
         allowed=", ".join(there) or "none: no server has registered",
-        next=f"on the device: python -m codesign.devices.server --key {which} --tracker {tracker}",
-    )
+        next=start if gone or not near else f"did you mean '{near[0]}'?",
+    )  # fmt: skip
 
 
 def _status(tracker: str, timeout: float) -> dict[str, Any]:

@@ -48,6 +48,7 @@ IDLE_SECONDS = 3.0
 """A device that was not asked anything for so long is given back if somebody else waits."""
 
 _STEP_SECONDS = 1.0
+_FIRST_LOOK_SECONDS = 10.0
 
 
 class NoDeviceError(UserError):
@@ -137,6 +138,7 @@ class Fleet:
         self.breakers = Breakers()
         self.calibration = Calibration()
         self._misfits: set[str] = set()
+        self._away = ""
         self.examination: Examination | None = None
         """How a device shows that it is well; without it, by opening a session."""
         self.fitness: Fitness | None = None
@@ -230,6 +232,8 @@ class Fleet:
                 self.diary.waited(time.monotonic() - began, op)
                 if isinstance(reply, Reply) or reply.kind == "error":
                     return reply
+                if self._closing.is_set():
+                    break  # it was ended from here: no fault of anybody's
                 case.failed(member.device, reply)
                 if self._recovers(member, case, began) and case.guilty:
                     return case.verdict()
@@ -246,7 +250,11 @@ class Fleet:
             except UserError as error:
                 return self._wait(_in_a_line(error), began)
             if known.servers == 0:
-                return self._wait("no device is registered", began)
+                if not known.away:
+                    return self._wait("no device is registered", began)
+                if known.away != self._away:  # it is waited for at the tracker, which has it first
+                    self._away, then = known.away, f"waits up to {self.patience:.0f} s"
+                    self.diary.note(self.wanted.key, known.away, 0.0, then)
         failure = member.ready(
             self.patience,
             goes_on=lambda: not self._closing.is_set(),
@@ -254,7 +262,7 @@ class Fleet:
         )
         self.diary.waited(time.monotonic() - began, "a session")
         if failure is not None:
-            return self._no_session(member, failure, began)
+            return not self._closing.is_set() and self._no_session(member, failure, began)
         if self.fitness is not None and not self.fitness.is_fit(member):
             self.breakers.failed(member.address)
             member.give_back()
@@ -291,7 +299,7 @@ class Fleet:
             self._closing.wait(_STEP_SECONDS)
             return False
         elif failure.kind == ABSENT:
-            then = "tried again"
+            device, then = self.wanted.key, "tried again"
         else:
             member.drop()
             then = f"rests {self.breakers.failed(member.address):.0f} s"
@@ -353,26 +361,33 @@ class Fleet:
 
     def _first_look(self) -> Queue:
         """The queue of the key, waiting a moment for devices that are just registering."""
-        until = time.monotonic() + min(self.patience, 10.0)
+        seconds, told = min(self.patience, _FIRST_LOOK_SECONDS), False
+        until = time.monotonic() + seconds
         while True:
+            first = ""
             try:
                 found = queue_of(self.wanted.tracker, self.wanted.key)
                 if found.servers:
                     return found
-                why = "the tracker knows no device of this key"
+                keys = ", ".join(found.keys) or "none"
+                why = found.away or f"the tracker knows no device of this key; keys there: {keys}"
             except UserError as error:
-                why = _in_a_line(error)
+                why, first = _in_a_line(error), error.next
             if time.monotonic() > until:
-                raise self._none("", why)
+                raise self._none("", why, first)
+            if not told:
+                told = True
+                self.diary.say(f"{self.wanted.key}: {why}; waits {seconds:.0f} s for it")
             time.sleep(_STEP_SECONDS / 2)
 
-    def _none(self, how_long: str, why: str) -> NoDeviceError:
+    def _none(self, how_long: str, why: str, first: str = "") -> NoDeviceError:
+        """That there is no device; ``first`` is what mends it, if that is known."""
+        look = f"codesign doctor --device {self.wanted.key} --tracker {self.wanted.tracker}"
         return NoDeviceError(
             f"no device of '{self.wanted.key}' could be had {how_long}".rstrip(),
             got=why,
             allowed=f"a device registered as '{self.wanted.key}' at {self.wanted.tracker}",
-            next=f"codesign devices list --tracker {self.wanted.tracker}, mend it, and run the same "
-            "command: nothing measured is lost",
+            next=f"{first or look}; then run the same command again: what was measured is kept",
         )
 
 

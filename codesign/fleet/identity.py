@@ -132,7 +132,9 @@ class Identity:
         other = machine == architecture and self._loads_android not in (None, "android" in triple)
         if machine == architecture and not missing and not other:
             return ""
-        system = f", where code for {_system(not self._loads_android)} does not load" if other else ""
+        system = (
+            f", where code for {_system(not self._loads_android)} does not load" if other else ""
+        )
         return (f"{machine} without {', '.join(sorted(missing))}" if missing else machine) + system
 
     @property
