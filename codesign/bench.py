@@ -38,6 +38,7 @@ from codesign.worker import Failure
 from targets.target import find
 
 _STATE_SECONDS = 10.0
+DEFAULT_REPEATS = 30
 _WORDS = {"temperature_c": "°C", "battery_percent": "% of battery", "load": "processors busy"}
 
 
@@ -103,8 +104,10 @@ class Benched:
     def table(self) -> Table:
         """For people."""
         m = self.measurement
-        emulated = " (EMULATED)" if m.meta.get("emulated") else ""
-        table = Table(title=f"{self.bundle.path} on {self.device or 'this machine'}{emulated}")
+        where = self.device or "this machine"
+        if m.meta.get("emulated") and not where.endswith("emulated"):
+            where += ", emulated"
+        table = Table(title=f"{self.bundle.path} on {where}")
         for heading in (
             "median ms",
             "95 % interval",
@@ -146,13 +149,15 @@ class Benched:
         if self.run.sustained is not None:
             found.append(f"sustained: {self.run.sustained}")
         found += [f"flag: {flag}" for flag in self.flags] or ["flags: none"]
+        if self.measurement.meta.get("emulated"):
+            found.append("EMULATED: these are an emulator's times and say nothing of any device")
         return [*found, str(self.run.energy)]
 
 
 def bench_on_device(
     path: Path,
     where: Where,
-    repeats: int = 30,
+    repeats: int = DEFAULT_REPEATS,
     conditions: Conditions | None = None,
     *,
     say: Callable[[str], None] = lambda text: None,
@@ -174,7 +179,11 @@ def bench_on_device(
         assert station.told is not None
         station.told.check_runs(bundle.manifest["target"])
         rig = station.rig
-        rig.protocol = replace(rig.protocol, repeats=min(repeats, rig.protocol.repeats * 3))
+        blocks = min(repeats, rig.protocol.repeats * 3)
+        if blocks < repeats and repeats != DEFAULT_REPEATS:
+            why = "an emulator's times are not worth more" if station.emulated else "at most there"
+            say(f"{blocks} timed blocks in place of {repeats}: {why}")
+        rig.protocol = replace(rig.protocol, repeats=blocks)
 
         def read_state() -> DeviceState:
             told = rig.ask("ask_device", {"what": "device.state"}, deadline=_STATE_SECONDS)
@@ -188,7 +197,7 @@ def bench_on_device(
 
 def bench_bundle(
     path: Path,
-    repeats: int = 30,
+    repeats: int = DEFAULT_REPEATS,
     conditions: Conditions | None = None,
     *,
     say: Callable[[str], None] = lambda text: None,

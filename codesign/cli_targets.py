@@ -63,7 +63,9 @@ def detect(
     from codesign.where import Where
     from targets.detect import to_toml
 
-    found = look_at(Where(device=device, tracker=tracker)).description
+    found = look_at(
+        Where(device=device, tracker=tracker), say=lambda text: err.print(text, markup=False)
+    ).description
     text = to_toml(found)
     if output is not None:
         write_text(output, text)

@@ -114,7 +114,9 @@ def describe(facts: DeviceFacts) -> DeviceDescription:
             "only 64-bit ARM devices are described",
             got=f"{facts.model or 'a device'}: {facts.machine or 'no machine told'}",
             allowed="aarch64",
-            next="on a phone with a 32-bit system there is nothing to compile for",
+            next="a machine with another processor is a target by its name: codesign targets"
+            if facts.machine in ("x86_64", "amd64")
+            else "for a phone with a 32-bit system nothing can be compiled",
         )
     if facts.hwcap < 0 or facts.hwcap2 < 0:
         raise TargetError("hwcaps are bits", got=f"{facts.hwcap}, {facts.hwcap2}"[:80])

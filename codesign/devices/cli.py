@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import json
 import os
 import statistics
@@ -61,15 +62,27 @@ def tracker(
     try:
         listening = bind(host, port)
     except OSError as error:
+        there = _tracker_there(Address(host, port)) if error.errno == errno.EADDRINUSE else ""
         raise UserError(
             "the tracker cannot listen there",
-            got=f"{host}:{port}: {error.strerror or error}",
-            next="stop what uses the port, or take another --port",
+            got=f"{host}:{port}: {there or error.strerror or error}",
+            next="use that one, or take another --port"
+            if there
+            else "stop what uses the port, or take another --port",
         ) from None
     at = Address(*listening.getsockname()[:2])
     print(f"tracker on {at}, pid {os.getpid()}; devices: --tracker {at}", flush=True)
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
         asyncio.run(_until_signal(serve_tracker(listening, lambda line: print(line, flush=True))))
+
+
+def _tracker_there(at: Address) -> str:
+    """What runs at an address that is taken, if it is a tracker; else ""."""
+    with contextlib.suppress(UserError), TrackerClient(at, 2.0) as client:
+        status = client.status()
+        pid = f", pid {status['pid']}" if "pid" in status else ""
+        return f"a tracker runs there already{pid}"
+    return ""
 
 
 async def _until_signal(serving: Any) -> None:

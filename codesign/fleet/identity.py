@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -174,14 +174,14 @@ def _needs(architecture: str, features: Iterable[str], triple: str) -> str:
     return f"{architecture}, {_system('android' in triple)}, with {' '.join(sorted(features))}"
 
 
-def look_at(where: Where) -> Identity:
-    """Ask a device of a key what it is, and give it back.
+def look_at(where: Where, say: Callable[[str], None] = lambda _: None) -> Identity:
+    """Ask a device of a key what it is, and give it back; ``say`` is told what is waited for.
 
     Raises:
         UserError: no tracker, or no device that answers with our server's facts.
     """
     assert where.device is not None
-    with Fleet(Wanted(where.address, where.device)) as fleet:
+    with Fleet(Wanted(where.address, where.device), say) as fleet:
         identity = identify(fleet)
     if not identity.facts:
         raise UserError(

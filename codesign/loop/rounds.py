@@ -162,7 +162,8 @@ class Rounds:
     def _line(self, judged: Judged) -> str:
         speedup = 1.0 / judged.latency.ratio
         quality = judged.evaluation.quality[self.config.goal.metric]
-        return f"{speedup:.2f}x dense, {self.config.goal.metric} {quality:.4f}"
+        emulated = " emulated" if judged.latency.meta.get("emulated") else ""
+        return f"{speedup:.2f}x dense{emulated}, {self.config.goal.metric} {quality:.4f}"
 
     def corrections(self) -> list[Correction]:
         """What all candidates so far teach of each base."""
