@@ -117,10 +117,9 @@ class Benched:
             "cores",
             "other load",
         ):
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", no_wrap=heading == "95 % interval")
         table.add_row(
-            f"{m.seconds * 1e3:.3f}", f"{m.lo * 1e3:.3f} to {m.hi * 1e3:.3f}",
-            f"{min(m.samples) * 1e3:.3f}", f"{max(m.samples) * 1e3:.3f}",
+            _ms(m.seconds), f"{_ms(m.lo)} to {_ms(m.hi)}", _ms(min(m.samples)), _ms(max(m.samples)),
             str(self.bundle.threads), affinity.format(self.protocol.affinity) or "all",
             f"{m.load:.2f} cores",
         )  # fmt: skip
@@ -135,8 +134,8 @@ class Benched:
         for heading in ("from s", "median ms", "95 % interval", "blocks"):
             table.add_column(heading, justify="right")
         for t in long.per_minute:
-            interval = f"{t.lo * 1e3:.3f} to {t.hi * 1e3:.3f}"
-            table.add_row(f"{t.start:.0f}", f"{t.seconds * 1e3:.3f}", interval, str(t.count))
+            interval = f"{_ms(t.lo)} to {_ms(t.hi)}"
+            table.add_row(f"{t.start:.0f}", _ms(t.seconds), interval, str(t.count))
         return [self.table(), table]
 
     def lines(self) -> list[str]:
@@ -274,6 +273,12 @@ def _cooled(
             next="stop what heats it, or raise --max-temperature or --patience",
         )  # fmt: skip
     return outcome
+
+
+def _ms(seconds: float) -> str:
+    """Milliseconds; of a time below a tenth of one, three digits."""
+    ms = seconds * 1e3
+    return f"{ms:.3f}" if ms >= 0.1 else f"{ms:.3g}"
 
 
 def _words(state: DeviceState) -> str:

@@ -10,7 +10,7 @@ import os
 import statistics
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,9 @@ from codesign.devices.emulate import emulate
 from codesign.devices.serving import EXPOSED, make_options, serve, tracker_address
 from codesign.devices.wire import Address
 from codesign.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 devices_app = typer.Typer(
     help="Phones and boards reached over the network: their tracker, their servers, their health.",
@@ -152,7 +155,7 @@ def list_command(
     from codesign.devices.listing import devices_table
 
     status = _status(tracker, timeout)
-    _show(status, as_json, lambda: devices_table(status))
+    _show(status, as_json, lambda: devices_table(status, _console().width))
 
 
 @devices_app.command(epilog="Example: codesign devices queue")
@@ -288,8 +291,11 @@ def _show(value: Any, as_json: bool, people: Any) -> None:
     if as_json:
         sys.stdout.write(json.dumps(value, indent=2) + "\n")
         return
+    shown = people()
+    _console().print(shown, markup=False, highlight=False)
+
+
+def _console() -> Console:
     from rich.console import Console
 
-    console = Console() if sys.stdout.isatty() else Console(width=200)
-    shown = people()
-    console.print(shown, markup=False, highlight=False)
+    return Console() if sys.stdout.isatty() else Console(width=200)  # a pipe has no width
