@@ -94,7 +94,7 @@ class Compiled:
     def table(self) -> Table:
         """For people."""
         here = not self.measured_on or self.measured_on == this_device()
-        where = "" if here else f" on {self.measured_on}"
+        where = "" if here else f" on {self.measured_on.removesuffix(', emulated')}"
         title = (
             f"{self.bundle.path}: {self.latency_text}{where}, "
             f"{self.bundle.size_bytes / 1e6:.1f} MB, "

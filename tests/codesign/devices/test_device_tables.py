@@ -18,7 +18,7 @@ def _server(**change: Any) -> dict[str, Any]:
         "versions": {"tvm": "0.27.0.post1", "tvm_ffi": "0.1.14.post1"},
     }  # fmt: skip
     return {
-        "key": "pixel-8-pro", "address": "192.168.100.121:50051", "state": "free", "holder": None,
+        "key": "pixel8", "address": "192.168.100.121:50051", "state": "free", "holder": None,
         "last_seen_s": 2.0, "health": health,
     } | change  # fmt: skip
 
@@ -34,7 +34,7 @@ def test_keys_and_addresses_are_whole(width: int) -> None:
     status = {"servers": [_server()], "stock": False}
     text = _printed(devices_table(status, width), width)
     assert max(map(len, text.splitlines())) <= width
-    for told in ("pixel-8-pro", "192.168.100.121:50051", "free", "seen", "51 °C", "0.27.0.post1"):
+    for told in ("pixel8", "192.168.100.121:50051", "free", "seen", "51 °C", "0.27.0.post1"):
         assert told in text, told
 
 
