@@ -332,6 +332,14 @@ def device_of(name: str) -> DeviceDescription | None:
     return _read(base) if base.endswith(_SUFFIX) else library().devices.get(base)
 
 
+def anchored(name: str, folder: Path) -> str:
+    """The same target where a file in its name is relative to ``folder``; any other name as it is."""
+    base, part, added = _split(name)
+    if not base.endswith(_SUFFIX):
+        return name
+    return "+".join([f"{folder / base}{part}", *added])
+
+
 _SUFFIX = ".toml"
 _NAME = re.compile(r"(?P<base>.+\.toml|[^/+]*)(?P<part>(/[^/+]*)*)(?P<added>(\+[^/]*)?)", re.DOTALL)
 

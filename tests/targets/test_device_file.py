@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -201,3 +202,27 @@ def test_a_mutated_file_is_a_device_or_an_error_of_the_user(changes):
         except TargetError:
             return
         assert read(to_toml(device), Path(folder)) == device
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "targets.md").read_text(encoding="utf-8")
+
+
+def test_the_files_of_the_guide_are_read(tmp_path):
+    short, full = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    assert read(short, tmp_path).chip == library().chips["snapdragon-865"]
+    board = read(full, tmp_path)
+    assert [c.name for c in board.chip.clusters] == ["big", "little"]
+    assert board.unknown() == ("highest clock of little", "L1d of little")
+    assert find(str(tmp_path / "phone.toml/gpu")).gpu.int8_dot
+
+
+def test_the_targets_of_the_guide_are_there():
+    for name in ("pixel-8/big", "pixel-8/middle", "adreno", "mali", "graviton3", "znver5"):
+        assert f"`{name}`" in PAGE
+        assert find(name)
+    assert find("android-arm64+dotprod+fullfp16").has_fp16
+    systems = [d.system for d in library().devices.values()]
+    servers = [d for d in library().devices.values() if "EC" in d.model or "Altra" in d.model]
+    boards = systems.count("linux") - len(servers)
+    told = f"{systems.count('android')} phones, {boards} boards and laptops, {len(servers)} servers"
+    assert told in PAGE
