@@ -26,7 +26,7 @@ from codesign.fleet.breaker import Breakers
 from codesign.fleet.calibration import Calibration
 from codesign.fleet.fitness import Fitness
 from codesign.fleet.incidents import Diary
-from codesign.fleet.member import ABSENT, MISFIT, RESTING, Member, Wanted
+from codesign.fleet.member import ABSENT, MISFIT, RESTING, THREADS, Member, Wanted
 from codesign.fleet.pool import Pool
 from codesign.fleet.tracker import Queue, queue_of
 from codesign.versions import INSTALL, TVM, TVM_FFI
@@ -285,15 +285,11 @@ class Fleet:
     def _no_session(self, member: Member, failure: Failure, began: float) -> bool:
         """A device that does not begin a session rests; one that has another TVM is left alone."""
         device = member.device
-        if failure.kind == MISFIT:
-            member.give_back()
+        if failure.kind in (MISFIT, THREADS):
+            member.drop()
             self._misfits.add(device)
             if len(self._misfits) >= self.parallel:
-                raise NoDeviceError(
-                    f"the devices of '{self.wanted.key}' have another TVM", got=failure.text,
-                    allowed=f"apache-tvm {TVM} and apache-tvm-ffi {TVM_FFI} on both sides",
-                    next=f"on the device: {INSTALL}",
-                )  # fmt: skip
+                raise self._unfit(failure)
             then = "it is left alone"
         elif failure.kind == RESTING:
             self._closing.wait(_STEP_SECONDS)
@@ -305,6 +301,21 @@ class Fleet:
             then = f"rests {self.breakers.failed(member.address):.0f} s"
         self.diary.note(device, f"no session: {failure}", time.monotonic() - began, then)
         return False
+
+    def _unfit(self, failure: Failure) -> NoDeviceError:
+        """That no device of the key is what is needed."""
+        if failure.kind == THREADS:
+            return NoDeviceError(
+                f"the devices of '{self.wanted.key}' have fewer processors than that",
+                got=failure.text.removeprefix("FewThreadsError: "),
+                allowed="as many threads as the device has processors, at most",
+                next="a smaller --threads",
+            )
+        return NoDeviceError(
+            f"the devices of '{self.wanted.key}' have another TVM", got=failure.text,
+            allowed=f"apache-tvm {TVM} and apache-tvm-ffi {TVM_FFI} on both sides",
+            next=f"on the device: {INSTALL}",
+        )  # fmt: skip
 
     def _wait(self, why: str, began: float) -> bool:
         self._closing.wait(_STEP_SECONDS)

@@ -35,6 +35,14 @@ _STATE_SECONDS = 2.0
 class DeviceError(Exception):
     """The device cannot take what it is sent, or is not what was asked for."""
 
+    kind = "device"
+
+
+class FewThreadsError(DeviceError):
+    """The device has fewer processors than threads were asked for: nobody's fault but the asker's."""
+
+    kind = "threads"
+
 
 def open_session(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
     """Connect to a device that the tracker has handed out, and run libraries there from now on.
@@ -217,7 +225,7 @@ class OverRpc:
         if int(count()) != threads:
             self.function("runtime.config_threadpool")(1, threads)
         if int(count()) < threads:
-            raise DeviceError(f"the device runs {int(count())} threads, not {threads}")
+            raise FewThreadsError(f"the device runs {int(count())} threads, not {threads}")
 
 
 class _Told:

@@ -38,7 +38,7 @@ def _answer(frame: frames.Frame) -> tuple[dict[str, Any], list[memoryview]]:
     try:
         result, blobs = _handler(frame.header["op"])(frame.header["params"], frame.blobs)
     except Exception as error:
-        kind = "device" if isinstance(error, over_rpc.DeviceError) else place.place().blame()
+        kind = error.kind if isinstance(error, over_rpc.DeviceError) else place.place().blame()
         return {"ok": False, "error": error_text(error), "kind": kind}, []
     return {"ok": True, "result": result}, blobs
 

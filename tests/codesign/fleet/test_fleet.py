@@ -127,6 +127,19 @@ def test_a_device_that_went_away_in_a_run_is_waited_for_and_said_once(runs_serve
     assert "waits up to 3 s" in gone[0]
 
 
+def test_more_threads_than_a_device_has_are_refused_at_once(farm):
+    said, began = [], time.monotonic()
+    with (
+        Fleet(Wanted(farm.tracker, KEY, threads=4096), said.append) as fleet,
+        pytest.raises(NoDeviceError, match="fewer processors than that") as error,
+    ):
+        fleet.request("ask_device", {"what": "device.info"})
+    assert time.monotonic() - began < 20
+    assert "not 4096" in error.value.got
+    assert error.value.next == "a smaller --threads"
+    assert not any("rests" in line for line in said)
+
+
 def test_an_error_fits_in_a_line():
     error = UserError("it broke", got="a lot", allowed="nothing", next="mend it")
     assert _in_a_line(error) == "it broke: a lot"
