@@ -65,9 +65,15 @@ class Rounds:
     judged: list[Judged] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
+    out_of_time: bool = False
+    """Whether the minutes of the budget ended the search."""
 
     def run(self) -> None:
         """Search until the budget ends or nothing new is proposed."""
+        self._search()
+        self.out_of_time = time.monotonic() >= self.deadline
+
+    def _search(self) -> None:
         most = self.config.budget.measurements
         if self.deadline == math.inf:
             while self._grown():
