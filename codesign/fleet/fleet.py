@@ -138,7 +138,7 @@ class Fleet:
         self.breakers = Breakers()
         self.calibration = Calibration()
         self._misfits: set[str] = set()
-        self._away = ""
+        self._away = False
         self.examination: Examination | None = None
         """How a device shows that it is well; without it, by opening a session."""
         self.fitness: Fitness | None = None
@@ -224,6 +224,7 @@ class Fleet:
                 if not self._hold(member):
                     self._lose_patience(case)
                     continue
+                self._away = False
                 case.found_well(member.device)
                 if case.guilty:
                     return case.verdict()
@@ -252,8 +253,8 @@ class Fleet:
             if known.servers == 0:
                 if not known.away:
                     return self._wait("no device is registered", began)
-                if known.away != self._away:  # it is waited for at the tracker, which has it first
-                    self._away, then = known.away, f"waits up to {self.patience:.0f} s"
+                if not self._away:  # said once; the tracker, where it is waited for, has it first
+                    self._away, then = True, f"waits up to {self.patience:.0f} s"
                     self.diary.note(self.wanted.key, known.away, 0.0, then)
         failure = member.ready(
             self.patience,
