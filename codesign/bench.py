@@ -38,6 +38,7 @@ from codesign.worker import Failure
 from targets.target import find
 
 _STATE_SECONDS = 10.0
+DEFAULT_REPEATS = 30
 _WORDS = {"temperature_c": "°C", "battery_percent": "% of battery", "load": "processors busy"}
 
 
@@ -103,8 +104,10 @@ class Benched:
     def table(self) -> Table:
         """For people."""
         m = self.measurement
-        emulated = " (EMULATED)" if m.meta.get("emulated") else ""
-        table = Table(title=f"{self.bundle.path} on {self.device or 'this machine'}{emulated}")
+        where = self.device or "this machine"
+        if m.meta.get("emulated") and not where.endswith("emulated"):
+            where += ", emulated"
+        table = Table(title=f"{self.bundle.path} on {where}")
         for heading in (
             "median ms",
             "95 % interval",
@@ -114,10 +117,9 @@ class Benched:
             "cores",
             "other load",
         ):
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", no_wrap=heading == "95 % interval")
         table.add_row(
-            f"{m.seconds * 1e3:.3f}", f"{m.lo * 1e3:.3f} to {m.hi * 1e3:.3f}",
-            f"{min(m.samples) * 1e3:.3f}", f"{max(m.samples) * 1e3:.3f}",
+            _ms(m.seconds), f"{_ms(m.lo)} to {_ms(m.hi)}", _ms(min(m.samples)), _ms(max(m.samples)),
             str(self.bundle.threads), affinity.format(self.protocol.affinity) or "all",
             f"{m.load:.2f} cores",
         )  # fmt: skip
@@ -132,8 +134,8 @@ class Benched:
         for heading in ("from s", "median ms", "95 % interval", "blocks"):
             table.add_column(heading, justify="right")
         for t in long.per_minute:
-            interval = f"{t.lo * 1e3:.3f} to {t.hi * 1e3:.3f}"
-            table.add_row(f"{t.start:.0f}", f"{t.seconds * 1e3:.3f}", interval, str(t.count))
+            interval = f"{_ms(t.lo)} to {_ms(t.hi)}"
+            table.add_row(f"{t.start:.0f}", _ms(t.seconds), interval, str(t.count))
         return [self.table(), table]
 
     def lines(self) -> list[str]:
@@ -146,13 +148,15 @@ class Benched:
         if self.run.sustained is not None:
             found.append(f"sustained: {self.run.sustained}")
         found += [f"flag: {flag}" for flag in self.flags] or ["flags: none"]
+        if self.measurement.meta.get("emulated"):
+            found.append("EMULATED: these are an emulator's times and say nothing of any device")
         return [*found, str(self.run.energy)]
 
 
 def bench_on_device(
     path: Path,
     where: Where,
-    repeats: int = 30,
+    repeats: int = DEFAULT_REPEATS,
     conditions: Conditions | None = None,
     *,
     say: Callable[[str], None] = lambda text: None,
@@ -172,7 +176,11 @@ def bench_on_device(
     on = replace(where, threads=bundle.threads, cpus=cpus)
     with open_station(on, say=say, made_for=bundle.manifest["target"]) as station:
         rig = station.rig
-        rig.protocol = replace(rig.protocol, repeats=min(repeats, rig.protocol.repeats * 3))
+        blocks = min(repeats, rig.protocol.repeats * 3)
+        if blocks < repeats and repeats != DEFAULT_REPEATS:
+            why = "an emulator's times are not worth more" if station.emulated else "at most there"
+            say(f"{blocks} timed blocks in place of {repeats}: {why}")
+        rig.protocol = replace(rig.protocol, repeats=blocks)
 
         def read_state() -> DeviceState:
             told = rig.ask("ask_device", {"what": "device.state"}, deadline=_STATE_SECONDS)
@@ -186,7 +194,7 @@ def bench_on_device(
 
 def bench_bundle(
     path: Path,
-    repeats: int = 30,
+    repeats: int = DEFAULT_REPEATS,
     conditions: Conditions | None = None,
     *,
     say: Callable[[str], None] = lambda text: None,
@@ -263,6 +271,12 @@ def _cooled(
             next="stop what heats it, or raise --max-temperature or --patience",
         )  # fmt: skip
     return outcome
+
+
+def _ms(seconds: float) -> str:
+    """Milliseconds; of a time below a tenth of one, three digits."""
+    ms = seconds * 1e3
+    return f"{ms:.3f}" if ms >= 0.1 else f"{ms:.3g}"
 
 
 def _words(state: DeviceState) -> str:

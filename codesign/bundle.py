@@ -269,6 +269,7 @@ def _target_json(target: Target) -> dict[str, Any]:
         "kind": target.kind,
         "mcpu": target.mcpu,
         "machine": target.architecture,
+        "triple": target.triple,
         "features": sorted(target.features),
         "threads": target.threads,
         "description": target.description,

@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from codesign.bundle import Bundle
+from codesign.device import this_device
 from codesign.errors import UserError
 from codesign.files import writable_folder
 from codesign.frontend import Parity
@@ -67,10 +68,11 @@ class Compiled:
         """Milliseconds with their interval, or why there are none."""
         if not self.latency.ok:
             return str(self.latency.error)
-        said = f"{self.latency.seconds * 1e3:.2f} ms"
-        interval = f"({self.latency.lo * 1e3:.2f} to {self.latency.hi * 1e3:.2f})"
-        emulated = " emulated" if self.latency.meta.get("emulated") else ""
-        return f"{said} {interval}{emulated}"
+        found = self.latency
+        style = ".2f" if found.seconds >= 1e-3 else ".3g"
+        said, lo, hi = (f"{s * 1e3:{style}}" for s in (found.seconds, found.lo, found.hi))
+        emulated = " emulated" if found.meta.get("emulated") else ""
+        return f"{said} ms ({lo} to {hi}){emulated}"
 
     def as_dict(self) -> dict[str, Any]:
         """For programs."""
@@ -83,6 +85,7 @@ class Compiled:
             if self.latency.ok
             else None,
             "measured_on": self.measured_on,
+            "emulated": bool(self.latency.meta.get("emulated")),
             "size_bytes": self.bundle.size_bytes,
             "kernels": [dump(row) for row in self.kernels],
             "fusions": [dict(choice) for choice in self.fusions],
@@ -90,8 +93,10 @@ class Compiled:
 
     def table(self) -> Table:
         """For people."""
+        here = not self.measured_on or self.measured_on == this_device()
+        where = "" if here else f" on {self.measured_on.removesuffix(', emulated')}"
         title = (
-            f"{self.bundle.path}: {self.latency_text}, "
+            f"{self.bundle.path}: {self.latency_text}{where}, "
             f"{self.bundle.size_bytes / 1e6:.1f} MB, "
             f"import within {self.parity.relative:.0e} of {self.parity.original}"
         )

@@ -44,6 +44,7 @@ evenly. Where no goal asks for size, "codebook" is not used: it makes bundles sm
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -55,6 +56,7 @@ from codesign.files import read_text
 from codesign.frozen import FrozenMap
 from codesign.schema import dump, load
 from codesign.where import Where
+from targets.target import anchored
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -223,11 +225,12 @@ class SweepConfig:
         return replace(
             self,
             model=_anchor(self.model, folder),
+            target=anchored(self.target, folder),
             quality=_anchor(self.quality, folder),
             calibration=_anchor(self.calibration, folder),
             search_quality=self.search_quality and _anchor(self.search_quality, folder),
-            output=str(folder / self.output),
-            records=self.records and str(folder / self.records),
+            output=os.path.normpath(folder / self.output),
+            records=self.records and os.path.normpath(folder / self.records),
         )
 
 

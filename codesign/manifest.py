@@ -43,6 +43,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             "this is not a bundle",
             got=f"{file}: {error.strerror or error}",
             allowed="a folder written by 'codesign compile' or 'codesign sweep'",
+            next=_inside(path),
         ) from error
     except ValueError as error:
         raise _damaged(path, MANIFEST, str(error)) from error
@@ -64,6 +65,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
             allowed=", ".join(sorted(FILES)),
         )
     return manifest
+
+
+def _inside(path: Path) -> str:
+    """What to do about a folder that is no bundle; one of several targets or of a sweep has some inside."""
+    found = sorted(f.parent for f in path.glob(f"*/{MANIFEST}"))
+    found = found or sorted(f.parent for f in path.glob(f"bundles/*/{MANIFEST}"))
+    names = ", ".join(str(f) for f in found[:4]) + (", ..." if len(found) > 4 else "")
+    return f"it holds bundles; name one: {names}" if found else "codesign compile MODEL -o FOLDER"
 
 
 def check_file(path: Path, name: str, entry: Mapping[str, Any]) -> None:
@@ -115,7 +124,8 @@ def check_machine(target: Mapping[str, Any]) -> None:
         "this bundle is for another CPU",
         got=f"{platform.machine()}, {cpu.model}{lacks}",
         allowed=f"{target['machine']} with all features of {target['name']}",
-        next="compile the model on or for this machine: codesign compile MODEL --target host"
+        next="measure it on its device: codesign bench BUNDLE --device KEY; or compile the model for this "
+        "machine: codesign compile MODEL --target host"
         + (TILES_REFUSED if "amx-tile" in missing else ""),
     )
 

@@ -57,9 +57,7 @@ def kernels(target: Target) -> dict[str, str]:
         gpu = target.gpu
         return {
             "float32": "OpenCL's fma",
-            "float16": "OpenCL's fma on half"
-            if gpu.fp16
-            else "none: the driver has no cl_khr_fp16",
+            "float16": "OpenCL's fma on half" if gpu.fp16 else "none: no cl_khr_fp16 is known of",
             "int8": "integer dot product of four bytes" if gpu.int8_dot else "none",
         }
     arm = target.architecture == "aarch64"
@@ -94,15 +92,31 @@ def _int8(target: Target) -> str:
 def _facts(name: str, target: Target, device: DeviceDescription | None) -> Table:
     rows = {
         "what": target.description,
-        "device": f"{device.maker} {device.model}, {device.system}" if device else None,
+        "device": f"{_called(device)}, {device.system}" if device else None,
         "chip": f"{device.chip.maker} {device.chip.name}" if device else None,
         "code for": f"{target.kind}, {target.mcpu}, {target.triple or target.architecture}",
         "features": " ".join(sorted(target.features)),
+        "beyond it": _beyond(target, device) if device else None,
         "registers": f"{target.registers} of {target.vector_bits} bit",
         "L2 of one core": _kib(target.l2_bytes) + _assumed(target, device),
         "L3": _kib(device.chip.l3_bytes) if device else None,
     }
     return _pairs(name, {key: value for key, value in rows.items() if value is not None})
+
+
+def _called(device: DeviceDescription) -> str:
+    """Maker and model; many a model's name begins with its maker's."""
+    if device.model.lower().startswith(device.maker.lower()):
+        return device.model
+    return f"{device.maker} {device.model}"
+
+
+def _beyond(target: Target, device: DeviceDescription) -> str | None:
+    """Features that were added to what the device grants."""
+    if added := target.features - set(device.chip.features):
+        what = " ".join(sorted(added))
+        return f"{what}: nobody tells that it grants this, and it may end a program that uses it"
+    return None
 
 
 def _assumed(target: Target, device: DeviceDescription | None) -> str:

@@ -34,10 +34,10 @@ class Where:
 
     @property
     def address(self) -> Address:
-        """Of the tracker. Raises UserError."""
+        """Of the tracker; without a port it is TVM's usual one. Raises UserError."""
         text = self.tracker or TRACKER
         try:
-            return parse_address(text)
+            return parse_address(text, TRACKER_PORT)
         except ValueError as error:
             raise UserError(
                 "the tracker's address could not be read", got=str(error),

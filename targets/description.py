@@ -6,6 +6,7 @@ written in `targets.device_targets`.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -211,7 +212,11 @@ def _range(value: float | None, least: float, most: float, where: str) -> None:
 
 def _one_of(value: str, allowed: tuple[str, ...], where: str) -> None:
     if value not in allowed:
-        raise TargetError(f"{where} is unknown", got=value[:80], allowed=", ".join(allowed))
+        near = difflib.get_close_matches(value[:80].lower(), allowed, n=1)
+        raise TargetError(
+            f"{where} is unknown", got=value[:80], allowed=", ".join(allowed),
+            next=f"did you mean '{near[0]}'?" if near else "take one of these",
+        )  # fmt: skip
 
 
 def _name(value: str, where: str) -> None:
@@ -219,7 +224,13 @@ def _name(value: str, where: str) -> None:
         raise TargetError(
             f"{where} cannot be a name", got=value[:80] or "an empty text",
             allowed="small letters, digits and single hyphens, such as pixel-8",
+            next=f"{slug(value[:80])} would be one",
         )  # fmt: skip
+
+
+def slug(text: str) -> str:
+    """A text as a name that a description may have; ``device`` if nothing of it may."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "device"
 
 
 def _text(value: str, where: str) -> None:

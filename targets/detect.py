@@ -15,14 +15,14 @@ from typing import Any
 from targets.catalog import library
 from targets.cores import CLUSTER_L2, GENERIC, LITTLE, WITH_SVE2, core_of
 from targets.cpu import parse_cpuinfo
-from targets.description import Chip, Cluster, DeviceDescription, GpuDescription, check
+from targets.description import Chip, Cluster, DeviceDescription, GpuDescription, check, slug
 from targets.device_file import to_toml
 from targets.errors import TargetError
 from targets.features import AARCH64, closed
 from targets.schema import load
 from targets.sysfs import processors_in, size_in_bytes
 
-__all__ = ["CacheFacts", "CpuFacts", "DeviceFacts", "OpenClFacts", "describe", "to_toml"]
+__all__ = ["CacheFacts", "CpuFacts", "DeviceFacts", "OpenClFacts", "describe", "slug", "to_toml"]
 
 # Linux, arch/arm64/include/uapi/asm/hwcap.h
 _HWCAP = {1: "neon", 10: "fullfp16", 20: "dotprod", 22: "sve", 23: "fp16fml"}
@@ -71,6 +71,7 @@ class DeviceFacts:
         hwcap: AT_HWCAP; 0 with ``hwcap2`` if they could not be read.
         cpus: processors of sysfs.
         system: ``linux`` or ``android``.
+        libc: that of the server's Python; code for ``glibc`` is Linux's, on Android too. "" if not told.
         model: the name a person knows it by, "" if it has none.
         opencl: None without a driver.
     """
@@ -83,6 +84,7 @@ class DeviceFacts:
     system: str = "linux"
     model: str = ""
     opencl: OpenClFacts | None = None
+    libc: str = ""
 
     @classmethod
     def from_json(cls, data: Any) -> DeviceFacts:
@@ -110,12 +112,14 @@ def describe(facts: DeviceFacts) -> DeviceDescription:
             "only 64-bit ARM devices are described",
             got=f"{facts.model or 'a device'}: {facts.machine or 'no machine told'}",
             allowed="aarch64",
-            next="on a phone with a 32-bit system there is nothing to compile for",
+            next="a machine with another processor is a target by its name: codesign targets"
+            if facts.machine in ("x86_64", "amd64")
+            else "for a phone with a 32-bit system nothing can be compiled",
         )
     if facts.hwcap < 0 or facts.hwcap2 < 0:
         raise TargetError("hwcaps are bits", got=f"{facts.hwcap}, {facts.hwcap2}"[:80])
     model = _clean(facts.model) or "unknown device"
-    name = _slug(model)
+    name = slug(model)
     hardware = _clean(_field(facts.cpuinfo, "Hardware"))
     cpus = list(_processors(facts))
     chip = Chip(
@@ -127,7 +131,8 @@ def describe(facts: DeviceFacts) -> DeviceDescription:
         gpu=_gpu(facts.opencl) if facts.opencl else None,
         sources=(_SAID,),
     )
-    made = DeviceDescription(name, model.split()[0], model, facts.system, chip, (_SAID,))
+    system = "linux" if facts.libc == "glibc" else facts.system
+    made = DeviceDescription(name, model.split()[0], model, system, chip, (_SAID,))
     return check(made, f"what {model} tells")
 
 
@@ -278,7 +283,3 @@ def _field(cpuinfo: str, key: str) -> str:
 
 def _clean(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:100]
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "device"

@@ -224,7 +224,28 @@ def _parse(text: str, where: str) -> _File:
             allowed="tables [[device]], [[chip]], [[chip.cluster]], [[gpu]]",
             next='texts need quotes: name = "my-phone"',
         ) from error
+    _check_brackets(data, where)
     return load(_File, data, where)
+
+
+def _check_brackets(data: Mapping[str, Any], where: str) -> None:
+    """Raise TargetError for the two ways in which a table's heading is mistaken most."""
+    chips = data.get("chip")
+    clusters = (
+        [c.get("cluster") for c in chips if isinstance(c, dict)] if isinstance(chips, list) else []
+    )
+    named = [(key, data.get(key)) for key in ("device", "chip", "gpu")]
+    for key, value in [*named, *(("chip.cluster", c) for c in clusters)]:
+        if isinstance(value, dict):
+            raise TargetError(
+                f"{where}: the heading [{key}] has single brackets", got=f"[{key}]",
+                allowed=f"[[{key}]]: a file may have several", next=f"write [[{key}]]",
+            )  # fmt: skip
+    if "cluster" in data:
+        raise TargetError(
+            f"{where}: a cluster belongs to a chip", got="a table 'cluster' of its own",
+            allowed="[[chip.cluster]] below its [[chip]]", next="write [[chip.cluster]]",
+        )  # fmt: skip
 
 
 def _chip(row: _Chip, gpus: Mapping[str, GpuDescription], where: str) -> Chip:

@@ -25,6 +25,12 @@ _IMPLIES: dict[str, tuple[str, ...]] = {
 AARCH64 = frozenset(_IMPLIES)
 """Those that a target may name; what else a processor has is LLVM's matter alone."""
 
+# What people copy from /proc/cpuinfo (Linux, Documentation/arch/arm64/elf_hwcaps.rst) or say.
+_SAID = {
+    "asimd": "neon", "asimddp": "dotprod", "asimdhp": "fullfp16", "fphp": "fullfp16",
+    "fp16": "fullfp16", "asimdfhm": "fp16fml",
+}  # fmt: skip
+
 
 def closed(features: Iterable[str]) -> frozenset[str]:
     """The features with all that they imply; NEON always, every 64-bit ARM with an operating system has it."""
@@ -43,7 +49,8 @@ def check_known(
     """Raise TargetError for the first name that is not among the known ones; ``what`` they are called."""
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, sorted(known), n=1)
+            near = [_SAID[name]] if _SAID.get(name) in known else []
+            near = near or difflib.get_close_matches(name, sorted(known), n=1)
             raise TargetError(
                 f"{where}: unknown {what}",
                 got=name or "an empty name",

@@ -321,25 +321,18 @@ def find(name: str, threads: int = 1) -> Target:
     """The target called ``name``.
 
     Args:
-        name: ``host``, a name of `KNOWN`, of `PLATFORMS` or of the catalog, or a TOML file that describes a
-            device (with ``/little`` or ``/gpu`` behind it for another of its targets); then, if wanted,
-            ``+feature`` for each feature that the code may use beyond that.
+        name: ``host``, a name of `KNOWN`, of `PLATFORMS`, of `gpus.GENERIC` or of the catalog, or a TOML file
+            that describes a device, either with ``/little`` or ``/gpu`` behind it for another of its targets
+            (``/big`` is the device itself); then, if wanted, ``+feature`` for each feature that the code may
+            use beyond that.
         threads: that the code is made for.
 
     Raises:
         TargetError: nothing is called so; or the file or a feature is wrong.
     """
     base, part, added = _split(name)
-    if not base.endswith(_SUFFIX):
-        found = _named(base + part)
-    else:
-        made = _of_device(_read(base))
-        if part not in made:
-            raise TargetError(
-                "the device has no such part", got=f"{base}{part}",
-                allowed=", ".join(base + other for other in made),
-            )  # fmt: skip
-        found = made[part]
+    device = device_of(name)
+    found = _named(base + part) if device is None else _part_of(device, base, part)
     if added:
         found = found.with_features(added)
     return found.with_threads(threads)
@@ -355,6 +348,14 @@ def device_of(name: str) -> DeviceDescription | None:
 
     base, _, _ = _split(name)
     return _read(base) if base.endswith(_SUFFIX) else library().devices.get(base)
+
+
+def anchored(name: str, folder: Path) -> str:
+    """The same target where a file in its name is relative to ``folder``; any other name as it is."""
+    base, part, added = _split(name)
+    if not base.endswith(_SUFFIX):
+        return name
+    return "+".join([f"{folder / base}{part}", *added])
 
 
 _SUFFIX = ".toml"
@@ -378,6 +379,7 @@ def _named(name: str) -> Target:
 
     if name.startswith("vulkan"):
         gpus.refuse_vulkan(name)
+    generic = [*HOST_NAMES, *KNOWN, *PLATFORMS, *gpus.GENERIC]
     known = {**KNOWN, **PLATFORMS, **gpus.GENERIC, **catalog_targets()}
     if name in known:
         return known[name]
@@ -385,8 +387,8 @@ def _named(name: str) -> Target:
     raise TargetError(
         "unknown target",
         got=name,
-        allowed=", ".join([*HOST_NAMES, *KNOWN, *PLATFORMS])
-        + ", a device of the catalog, or a TOML file that describes one",
+        allowed=", ".join(generic)
+        + ", a device of the catalog, or a TOML file (its name ends in .toml) that describes one",
         next=f"try --target {' or '.join(near)}" if near else "codesign targets lists them",
     )
 
@@ -398,8 +400,21 @@ def _read(path: str) -> DeviceDescription:
     return read_device(Path(path), library())
 
 
-def _of_device(device: DeviceDescription) -> dict[str, Target]:
+def _part_of(device: DeviceDescription, base: str, part: str) -> Target:
+    """The device's target behind ``/part``; the first cluster's name is another one for the device's own."""
     from targets.device_targets import device_targets
 
-    made = device_targets(device)
-    return {name.removeprefix(device.name): target for name, target in made.items()}
+    first = device.chip.clusters[0].name
+    made = {n.removeprefix(device.name): target for n, target in device_targets(device).items()}
+    if part == f"/{first}":
+        return made[""]
+    if part not in made:
+        no_gpu = part == "/gpu"
+        raise TargetError(
+            "no GPU of this device is described" if no_gpu else "the device has no such part",
+            got=f"{base}{part}",
+            allowed=", ".join([f"{base} (its {first} cores)", *(base + p for p in made if p)]),
+            next="what it has for OpenCL stands in a TOML file of your own" if no_gpu
+            else f"codesign targets {base}",
+        )  # fmt: skip
+    return made[part]

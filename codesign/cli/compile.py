@@ -75,10 +75,12 @@ def command(
 
     names = target or ["host"]
     if len(names) > 1:
-        if device is not None:
+        if device is not None or emulated:
+            given = f"--device {device}" if device is not None else f"--emulated {emulated}"
             raise UserError(
-                "a device is one target", got=f"--device {device} and {len(names)} targets",
-                allowed="--device with one --target, or none",
+                "a device is one target", got=f"{given} and {len(names)} targets",
+                allowed="a device with one --target, or none",
+                next="codesign compile for each device, or leave it away: nothing is measured then",
             )  # fmt: skip
         formats = Formats(int8, int8_attention, bf16, fp16, codebook)
         with progress_for(as_json) as progress:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import errno
 import os
 import statistics
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +21,9 @@ from codesign.devices.client import TrackerClient
 from codesign.devices.serving import EXPOSED, make_options, serve, tracker_address
 from codesign.devices.wire import Address
 from codesign.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(
     help="Phones and boards reached over the network: their tracker, their servers, their health.",
@@ -56,15 +61,27 @@ def tracker(
     try:
         listening = bind(host, port)
     except OSError as error:
+        there = _tracker_there(Address(host, port)) if error.errno == errno.EADDRINUSE else ""
         raise UserError(
             "the tracker cannot listen there",
-            got=f"{host}:{port}: {error.strerror or error}",
-            next="stop what uses the port, or take another --port",
+            got=f"{host}:{port}: {there or error.strerror or error}",
+            next="use that one, or take another --port"
+            if there
+            else "stop what uses the port, or take another --port",
         ) from None
     at = Address(*listening.getsockname()[:2])
     print(f"tracker on {at}, pid {os.getpid()}; devices: --tracker {at}", flush=True)
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
         asyncio.run(_until_signal(serve_tracker(listening, lambda line: print(line, flush=True))))
+
+
+def _tracker_there(at: Address) -> str:
+    """What runs at an address that is taken, if it is a tracker; else ""."""
+    with contextlib.suppress(UserError), TrackerClient(at, 2.0) as client:
+        status = client.status()
+        pid = f", pid {status['pid']}" if "pid" in status else ""
+        return f"a tracker runs there already{pid}"
+    return ""
 
 
 async def _until_signal(serving: Any) -> None:
@@ -163,7 +180,7 @@ def list_command(
     from codesign.devices.listing import devices_table
 
     status = _status(tracker, timeout)
-    _show(status, as_json, lambda: devices_table(status))
+    _show(status, as_json, lambda: devices_table(status, _console().width))
 
 
 @app.command(epilog="Example: codesign devices queue")
@@ -285,15 +302,19 @@ def require_key(status: dict[str, Any], key: str, tracker: Address) -> None:
 
 def no_such(status: dict[str, Any], which: str, tracker: Address) -> UserError:
     """No device of this key or address."""
-    there = sorted(
-        {s["key"] for s in status["servers"]} | {s["address"] for s in status["servers"]}
-    )
+    living = [s for s in status["servers"] if s["state"] != "gone"]
+    there = sorted({s["key"] for s in living} | {s["address"] for s in living})
+    gone = any(which in (s["key"], s["address"]) for s in status["servers"])
+    near = difflib.get_close_matches(which, there, n=1)
+    key = "KEY" if ":" in which else which
+    start = f"on the device: python -m codesign.devices.server --key {key} --tracker {tracker}"
     return UserError(
-        "the tracker knows no such device",
+        "the device is gone: its server ended or lost its way to the tracker"
+        if gone else "the tracker knows no such device",
         got=which,
         allowed=", ".join(there) or "none: no server has registered",
-        next=f"on the device: python -m codesign.devices.server --key {which} --tracker {tracker}",
-    )
+        next=start if gone or not near else f"did you mean '{near[0]}'?",
+    )  # fmt: skip
 
 
 def _status(tracker: str, timeout: float) -> dict[str, Any]:
@@ -305,8 +326,11 @@ def _show(value: Any, as_json: bool, people: Any) -> None:
     if as_json:
         emit(value)
         return
+    shown = people()
+    _console().print(shown, markup=False, highlight=False)
+
+
+def _console() -> Console:
     from rich.console import Console
 
-    console = Console() if sys.stdout.isatty() else Console(width=200)
-    shown = people()
-    console.print(shown, markup=False, highlight=False)
+    return Console() if sys.stdout.isatty() else Console(width=200)  # a pipe has no width

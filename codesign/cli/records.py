@@ -73,7 +73,9 @@ def export(
 )
 def import_(
     file: Annotated[Path, typer.Argument(help="From `codesign records export`.")],
-    into: Annotated[Path, typer.Argument(help="A records file or the folder of a sweep.")],
+    into: Annotated[
+        Path, typer.Argument(help="A records file, or a sweep's folder, there or to come.")
+    ],
     for_target: Annotated[
         str | None, typer.Option(help="Refuse the file if it has records of another target.")
     ] = None,
@@ -84,8 +86,10 @@ def import_(
     as_json: JsonFlag = False,
 ) -> None:
     """Add the records of a file to those here; what is there already is not added again."""
+    from codesign.records.exporting import records_file
     from codesign.records.importing import import_records
 
+    there = records_file(into, new=True)
     done = import_records(
         file,
         into,
@@ -94,10 +98,13 @@ def import_(
         skip_damaged=skip_damaged,
     )
     if as_json:
-        emit({"into": str(into), "dry_run": dry_run, **done.as_dict()})
+        emit({"into": str(there), "dry_run": dry_run, **done.as_dict()})
         return
     would = "would be " if dry_run else ""
-    out.print(f"{_rows(done.added)} {would}added, {_rows(done.known)} known already", markup=False)
+    added, known = _rows(done.added), _rows(done.known)
+    out.print(
+        f"{added} {would}added to {there}, {known} known already", markup=False, soft_wrap=True
+    )
     for damage in done.damaged:
         out.print(f"left out: line {damage.line}: {damage.reason}", markup=False)
 

@@ -27,7 +27,7 @@ def list_(as_json: JsonFlag = False) -> None:
     if as_json:
         emit(targets_dict())
     else:
-        for table in targets_tables():
+        for table in targets_tables(out.width):
             out.print(table)
 
 
@@ -63,7 +63,9 @@ def detect(
     from codesign.where import Where
     from targets.detect import to_toml
 
-    found = look_at(Where(device=device, tracker=tracker)).description
+    found = look_at(
+        Where(device=device, tracker=tracker), say=lambda text: err.print(text, markup=False)
+    ).description
     text = to_toml(found)
     if output is not None:
         write_text(output, text)

@@ -69,8 +69,8 @@ def parse(text: str) -> tuple[int, ...]:
         first, last = (match[1], match[2] or match[1]) if match else ("1", "0")
         if int(first) > int(last) or int(last) >= _MOST:
             raise UserError(
-                "these processors could not be read", got=f"--cores {text}",
-                allowed="big, little, all, or numbers as in 4-7 or 0,2", next="--cores 0-3",
+                "these processors could not be read", got=text or "an empty text",
+                allowed="big, little, all, or numbers as in 4-7 or 0,2", next="such as 0-3",
             )  # fmt: skip
         found |= set(range(int(first), int(last) + 1))
     return tuple(sorted(found))
@@ -108,7 +108,7 @@ def choose(
             got = "all are alike" if kinds else "the device does not tell their clocks"
             raise UserError(
                 f"there are no {which} processors to choose", got=got,
-                allowed="all, or numbers as in 0-3", next="leave --cores away, or give numbers",
+                allowed="all, or numbers as in 0-3", next="leave it away, or give numbers",
             )  # fmt: skip
         chosen = [c for kind in (kinds[:1] if which == "little" else kinds[1:]) for c in kind.cpus]
     else:
@@ -117,6 +117,6 @@ def choose(
     if known and not set(chosen) <= known:
         raise UserError(
             "some of these processors cannot be used", got=format(set(chosen) - known),
-            allowed=format(known), next=f"--cores {format(known)}",
+            allowed=format(known), next=f"such as {format(known)}",
         )  # fmt: skip
     return tuple(sorted(chosen))

@@ -163,13 +163,21 @@ class TrackerClient:
 
 def unreachable(address: Address, error: object) -> UserError:
     """What to do when there is no tracker."""
-    where = f" --host 0.0.0.0 --port {address.port}" if not wire.is_loopback(address.host) else ""
-    port = f" --port {address.port}" if not where and address.port != wire.TRACKER_PORT else ""
+    here = wire.is_loopback(address.host)
+    port = "" if address.port == wire.TRACKER_PORT else f" --port {address.port}"
+    start = f"codesign devices tracker{'' if here else ' --host 0.0.0.0'}{port}"
+    if isinstance(error, socket.gaierror):
+        what, mend = (
+            "there is no machine of this name",
+            "check the name, or give the address in numbers",
+        )
+    else:
+        what, mend = "no tracker answers", start if here else f"on {address.host}: {start}"
     return UserError(
-        "no tracker answers",
+        what,
         got=f"{address}: {error}",
         allowed="the address of a running tracker, in --tracker or CODESIGN_TRACKER",
-        next=f"codesign devices tracker{where}{port}",
+        next=mend,
     )
 
 

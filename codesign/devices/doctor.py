@@ -51,8 +51,9 @@ def examine_device(
         gone = "; ".join(map(condition_of, registered))
         return [*checks, Check("key", "fail", gone, f"start it again; {serve}, or TVM's own")]
     if not servers:
-        known = ", ".join(sorted({s["key"] for s in status["servers"]})) or "none"
-        return [*checks, Check("key", "fail", f"no server of '{key}'; keys there: {known}", serve)]
+        living = sorted({s["key"] for s in status["servers"] if s["state"] != "gone"})
+        found = f"no server of '{key}'; keys there: {', '.join(living) or 'none'}"
+        return [*checks, Check("key", "fail", found, serve)]
     checks.append(Check("key", "ok", f"{len(servers)} server(s) of '{key}'"))
     free = _free(key, status, servers)
     checks.append(free)
@@ -188,7 +189,10 @@ def _governor(state: dict[str, Any]) -> Check:
         return Check("governor", "warn", f"{text}; throttled now", "let the device cool down")
     if all(g in _STEADY for g in governors):
         return Check("governor", "ok", text)
-    mend = "with root: echo performance into /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
+    mend = (
+        "on the device: echo performance | sudo tee"
+        " /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
+    )
     return Check("governor", "warn", f"{text}: clocks vary with the load", mend)
 
 

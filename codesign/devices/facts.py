@@ -29,15 +29,21 @@ _BUSY_SECONDS = 0.05
 
 
 def facts(root: Path = Path("/")) -> dict[str, Any]:
-    """What identifies the processor: the text of cpuinfo, capability bits, clocks and caches of each core."""
+    """What identifies the processor: the text of cpuinfo, capability bits, clocks and caches of each core.
+
+    ``libc`` is that of this Python, so of the code that a session can load: a Debian in a phone's Termux runs
+    on Android and loads code for glibc. Clocks and caches that an emulator shows are its host's and left out.
+    """
     hwcap, hwcap2 = hardware_capabilities(root)
+    own = not is_emulated(root)
     return {
         "cpuinfo": "" if _cpuinfo_is_foreign(root) else read_text(root / "proc/cpuinfo") or "",
         "machine": os.uname().machine,
         "hwcap": hwcap,
         "hwcap2": hwcap2,
-        "cpus": [_cpu(root, cpu) for cpu in processors(root)],
+        "cpus": [_cpu(root, cpu) if own else _no_more_than(cpu) for cpu in processors(root)],
         "system": "android" if is_android(root) else "linux",
+        "libc": libc(),
         "model": model(root),
     }
 
@@ -137,6 +143,13 @@ def is_android(root: Path = Path("/")) -> bool:
     return (root / "system/build.prop").exists() or hasattr(sys, "getandroidapilevel")
 
 
+def libc() -> str:
+    """``bionic``, ``glibc``, or "" for another."""
+    if hasattr(sys, "getandroidapilevel"):
+        return "bionic"
+    return "glibc" if platform.libc_ver()[0] == "glibc" else ""
+
+
 def hardware_capabilities(root: Path = Path("/")) -> tuple[int, int]:
     """AT_HWCAP and AT_HWCAP2 that the kernel gave this process; 0 if neither way tells."""
     try:
@@ -207,12 +220,19 @@ def _cpu(root: Path, cpu: int) -> dict[str, Any]:
     for index in _entries(root / f"sys/devices/system/cpu/cpu{cpu}/cache", "index"):
         level, kind, size = (read_text(index / n) for n in ("level", "type", "size"))
         if level and level.isdigit() and kind and size:
-            caches.append({"level": int(level), "type": kind, "size": size})
+            shared = read_text(index / "shared_cpu_list")
+            cache = {"level": int(level), "type": kind, "size": size}
+            caches.append(cache | ({"shared_cpu_list": shared} if shared else {}))
     return {
         "cpu": cpu,
         "max_khz": _number(_freq(root, cpu) / "cpuinfo_max_freq"),
         "caches": caches,
     }
+
+
+def _no_more_than(cpu: int) -> dict[str, Any]:
+    """A processor of which only its number is its own."""
+    return {"cpu": cpu, "max_khz": None, "caches": []}
 
 
 def _meminfo(root: Path) -> dict[str, int]:

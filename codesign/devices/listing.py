@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+_NONE = "none has registered"
 COLOURS = {"free": "green", "busy": "yellow", "draining": "yellow", "gone": "red", "ill": "red"}
 NOT_TOLD = "-"
+_NARROW = 130
 
 
-def devices_table(status: dict[str, Any]) -> Table:
-    """One row for each server that the tracker knows."""
+def devices_table(status: dict[str, Any], width: int = 200) -> Table:
+    """One row for each server that the tracker knows.
+
+    Args:
+        width: characters of a line; where they are few, a cell tells several things.
+    """
     servers = sorted(status["servers"], key=lambda s: (s["key"], s["address"]))
     stock = " (TVM's own tracker: not all is told)" if status["stock"] else ""
-    table = Table(title=f"devices{stock}", caption=None if servers else "none has registered")
+    table = Table(title=f"devices{stock}", caption=None if servers else _NONE)
+    if width < _NARROW:
+        return _narrow(table, servers)
     headings = "key address serial state seen temperature load tvm/ffi emulated".split()
     for heading in headings:
         table.add_column(heading)
@@ -37,9 +46,33 @@ def devices_table(status: dict[str, Any]) -> Table:
     return table
 
 
+def _narrow(table: Table, servers: Sequence[dict[str, Any]]) -> Table:
+    for heading in ("key", "address", "device", "state", "health"):
+        # drain and forget take keys and addresses: they are there to be copied
+        table.add_column(heading, no_wrap=heading == "address", overflow="fold")
+    for server in servers:
+        health = server["health"] or {}
+        device, versions = health.get("device") or {}, health.get("versions") or {}
+        serial = str(health.get("serial") or NOT_TOLD)
+        state = str(server["state"] or NOT_TOLD)
+        told = [hottest(device) if device.get("temperatures_c") else ""]
+        told += [f"load {device['load']:.1f}" if device.get("load") is not None else ""]
+        told += [f"TVM {versions['tvm']}" if versions.get("tvm") else ""]
+        told += [f"ffi {versions['tvm_ffi']}" if versions.get("tvm_ffi") else ""]
+        text = f"{_state_text(server, health)}\nseen {_ago(server['last_seen_s'])}"
+        table.add_row(
+            server["key"],
+            server["address"],
+            f"{serial}\nemulated" if health.get("emulated") else serial,
+            Text(text, style=COLOURS.get(state, "")),
+            "\n".join(filter(None, told)) or NOT_TOLD,
+        )
+    return table
+
+
 def queue_table(status: dict[str, Any]) -> Table:
     """One row for each key: devices in all, free ones, and who waits."""
-    table = Table(title="queue")
+    table = Table(title="queue", caption=None if status["queues"] else _NONE)
     for heading in ("key", "devices", "free", "waiting", "who waits"):
         table.add_column(heading)
     for key, queue in sorted(status["queues"].items()):
@@ -77,6 +110,8 @@ def held_by(server: dict[str, Any]) -> str:
 def condition_of(server: dict[str, Any]) -> str:
     """How a server is, in words: ``192.168.1.21:9090 is gone, last seen 65 s ago``."""
     state, seen = server["state"], server["last_seen_s"]
+    if state != "gone" and server["draining"]:
+        return f"{server['address']} is drained: codesign devices resume {server['key']}"
     if state == "gone" and seen is not None:
         return f"{server['address']} is gone, last seen {_ago(seen)}"
     if state == "ill":

@@ -27,7 +27,7 @@ from codesign.fleet.calibration import Calibration
 from codesign.fleet.case import Case
 from codesign.fleet.fitness import Fitness
 from codesign.fleet.incidents import Diary
-from codesign.fleet.member import ABSENT, MISFIT, RESTING, Member, Wanted
+from codesign.fleet.member import ABSENT, MISFIT, RESTING, THREADS, Member, Wanted
 from codesign.fleet.pool import Pool
 from codesign.fleet.threads import Threads
 from codesign.fleet.tracker import Queue, queue_of
@@ -50,6 +50,7 @@ RUNS = frozenset({"run_kernel", "time_kernel", "run_bundle", "time_bundles"})
 """Requests that run on a device what was built for it."""
 
 _STEP_SECONDS = 1.0
+_FIRST_LOOK_SECONDS = 10.0
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -106,6 +107,7 @@ class Fleet:
         self._misfits: set[str] = set()
         self._proven: set[str] = set()
         """Addresses of devices that ran something built here."""
+        self._away = False
         self.examination: Examination | None = None
         """How a device shows that it is well; without it, by opening a session."""
         self.fitness: Fitness | None = None
@@ -194,6 +196,7 @@ class Fleet:
                 if not self._hold(member, deadline):
                     self._lose_patience(case)
                     continue
+                self._away = False
                 case.found_well(member.device)
                 if case.guilty:
                     return case.verdict()
@@ -204,6 +207,8 @@ class Fleet:
                     self._proven.add(member.address)
                 if isinstance(reply, Reply) or reply.kind == "error":
                     return reply
+                if self._closing.is_set():
+                    break  # it was ended from here: no fault of anybody's
                 case.failed(member.device, reply)
                 if self._recovers(member, case, began) and case.guilty:
                     return case.verdict()
@@ -219,11 +224,12 @@ class Fleet:
                 known = queue_of(self.wanted.tracker, self.wanted.key)
             except UserError as error:
                 return self._wait(_in_a_line(error), began)
-            if not known.told:
-                return self._wait("no device is registered", began)
             if known.servers == 0:
-                then = f"waited for, {self.patience:.0f} s at most"
-                self.diary.note(self.wanted.key, known.told, time.monotonic() - began, then)
+                if not known.away:
+                    return self._wait("no device is registered", began)
+                if not self._away:  # said once; the tracker, where it is waited for, has it first
+                    self._away, then = True, f"waits up to {self.patience:.0f} s"
+                    self.diary.note(self.wanted.key, known.away, 0.0, then)
         failure = member.ready(
             self.patience,
             goes_on=lambda: not self._closing.is_set(),
@@ -232,7 +238,7 @@ class Fleet:
         )
         self.diary.waited(time.monotonic() - began, "a session")
         if failure is not None:
-            return self._no_session(member, failure, began)
+            return not self._closing.is_set() and self._no_session(member, failure, began)
         if self.fitness is not None and not self.fitness.is_fit(member):
             self.breakers.failed(member.address)
             member.give_back()
@@ -255,26 +261,37 @@ class Fleet:
     def _no_session(self, member: Member, failure: Failure, began: float) -> bool:
         """A device that does not begin a session rests; one that has another TVM is left alone."""
         device = member.device
-        if failure.kind == MISFIT:
-            member.give_back()
+        if failure.kind in (MISFIT, THREADS):
+            member.drop()
             self._misfits.add(device)
             if len(self._misfits) >= self.parallel:
-                raise NoDeviceError(
-                    f"the devices of '{self.wanted.key}' have another TVM", got=failure.text,
-                    allowed=f"apache-tvm {TVM} and apache-tvm-ffi {TVM_FFI} on both sides",
-                    next=f"on the device: {INSTALL}",
-                )  # fmt: skip
+                raise self._unfit(failure)
             then = "it is left alone"
         elif failure.kind == RESTING:
             self._closing.wait(_STEP_SECONDS)
             return False
         elif failure.kind == ABSENT:
-            then = "tried again"
+            device, then = self.wanted.key, "tried again"
         else:
             member.drop()
             then = f"rests {self.breakers.failed(member.address):.0f} s"
         self.diary.note(device, f"no session: {failure}", time.monotonic() - began, then)
         return False
+
+    def _unfit(self, failure: Failure) -> NoDeviceError:
+        """That no device of the key is what is needed."""
+        if failure.kind == THREADS:
+            return NoDeviceError(
+                f"the devices of '{self.wanted.key}' have fewer processors than that",
+                got=failure.text.removeprefix("FewThreadsError: "),
+                allowed="as many threads as the device has processors, at most",
+                next="a smaller --threads",
+            )
+        return NoDeviceError(
+            f"the devices of '{self.wanted.key}' have another TVM", got=failure.text,
+            allowed=f"apache-tvm {TVM} and apache-tvm-ffi {TVM_FFI} on both sides",
+            next=f"on the device: {INSTALL}",
+        )  # fmt: skip
 
     def _wait(self, why: str, began: float) -> bool:
         self._closing.wait(_STEP_SECONDS)
@@ -354,26 +371,33 @@ class Fleet:
 
     def _first_look(self) -> Queue:
         """The queue of the key, waiting a moment for devices that are just registering."""
-        until = time.monotonic() + min(self.patience, 10.0)
+        seconds, told = min(self.patience, _FIRST_LOOK_SECONDS), False
+        until = time.monotonic() + seconds
         while True:
+            first = ""
             try:
                 found = queue_of(self.wanted.tracker, self.wanted.key)
                 if found.servers:
                     return found
-                why = found.told or "the tracker knows no device of this key"
+                keys = ", ".join(found.keys) or "none"
+                why = found.away or f"the tracker knows no device of this key; keys there: {keys}"
             except UserError as error:
-                why = _in_a_line(error)
+                why, first = _in_a_line(error), error.next
             if time.monotonic() > until:
-                raise self._none("", why)
+                raise self._none("", why, first)
+            if not told:
+                told = True
+                self.diary.say(f"{self.wanted.key}: {why}; waits {seconds:.0f} s for it")
             time.sleep(_STEP_SECONDS / 2)
 
-    def _none(self, how_long: str, why: str) -> NoDeviceError:
+    def _none(self, how_long: str, why: str, first: str = "") -> NoDeviceError:
+        """That there is no device; ``first`` is what mends it, if that is known."""
+        look = f"codesign doctor --device {self.wanted.key} --tracker {self.wanted.tracker}"
         return NoDeviceError(
             f"no device of '{self.wanted.key}' could be had {how_long}".rstrip(),
             got=why,
             allowed=f"a device registered as '{self.wanted.key}' at {self.wanted.tracker}",
-            next=f"codesign devices list --tracker {self.wanted.tracker}, mend it, and run the same "
-            "command: nothing measured is lost",
+            next=f"{first or look}; then run the same command again: what was measured is kept",
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ from codesign.where import GPU, Where
 from codesign.worker import Failure
 from targets.cpu import parse_cpuinfo
 from targets.description import DeviceDescription
-from targets.detect import DeviceFacts, describe
+from targets.detect import DeviceFacts, describe, slug
 from targets.device_targets import device_targets
 from targets.errors import TargetError
 from targets.target import HOST_NAMES, KNOWN, Target, best_for, find
@@ -54,7 +54,11 @@ class Identity:
         Raises:
             TargetError: it is no 64-bit ARM, or tells nothing.
         """
-        return replace(describe(DeviceFacts.from_json(self.facts)), name=self._slug)
+        found = replace(describe(DeviceFacts.from_json(self.facts)), name=self._slug)
+        if not self.emulated:
+            return found
+        chip = replace(found.chip, name=f"{self._slug}-chip", maker="QEMU")
+        return replace(found, maker="QEMU", model="emulated processor, no device", chip=chip)
 
     @property
     def features(self) -> frozenset[str]:
@@ -65,7 +69,7 @@ class Identity:
 
     @property
     def _slug(self) -> str:
-        return "".join(c if c.isalnum() else "-" for c in self.key.lower()).strip("-") or "device"
+        return slug(self.key)
 
     @property
     def name(self) -> str:
@@ -120,11 +124,11 @@ class Identity:
             return target
         if target.gpu is not None:
             self._require_opencl(name)
-        if lacks := self._lacks(target.architecture, target.features):
+        if lacks := self._lacks(target.architecture, target.features, target.triple):
             raise UserError(
                 f"the device cannot run code for {name}",
                 got=f"{self.name}: {lacks}",
-                allowed=f"{target.architecture} with {' '.join(sorted(target.features))}",
+                allowed=_needs(target.architecture, target.features, target.triple),
                 next="leave --target out to compile for what the device is",
             )
         return target
@@ -182,20 +186,33 @@ class Identity:
         """Raise UserError if the device cannot run a bundle made for the target of its manifest."""
         if not self.facts:
             return
-        if lacks := self._lacks(made_for["machine"], frozenset(made_for["features"])):
+        needs = made_for["machine"], frozenset(made_for["features"]), made_for.get("triple", "")
+        if lacks := self._lacks(*needs):
             raise UserError(
                 "this bundle is for another device",
                 got=f"{self.name}: {lacks}",
-                allowed=f"{made_for['name']}: {' '.join(made_for['features'])}",
-                next="compile it for this device: codesign compile MODEL --device KEY",
+                allowed=f"{made_for['name']}: {_needs(*needs)}",
+                next=f"compile it for this device: codesign compile MODEL --device {self.key}",
             )
 
-    def _lacks(self, architecture: str, features: frozenset[str]) -> str:
+    def _lacks(self, architecture: str, features: frozenset[str], triple: str) -> str:
         """What the device is, if that is not enough for code of an architecture with features; else ""."""
         machine, missing = str(self.facts["machine"]), features - self.features
-        if machine == architecture and not missing:
+        other = machine == architecture and self._loads_android not in (None, "android" in triple)
+        if machine == architecture and not missing and not other:
             return ""
-        return f"{machine} without {', '.join(sorted(missing))}" if missing else machine
+        system = (
+            f", where code for {_system(not self._loads_android)} does not load" if other else ""
+        )
+        return (f"{machine} without {', '.join(sorted(missing))}" if missing else machine) + system
+
+    @property
+    def _loads_android(self) -> bool | None:
+        """Whether its server loads code for Android, or for Linux with glibc; None if that is not told."""
+        if libc := self.facts.get("libc"):
+            return bool(libc == "bionic")
+        system = self.facts.get("system")
+        return False if system == "linux" else None
 
     def _best(self) -> Target:
         if self.facts.get("machine") == "x86_64":
@@ -218,14 +235,22 @@ class Identity:
         )
 
 
-def look_at(where: Where) -> Identity:
-    """Ask a device of a key what it is, and give it back.
+def _system(android: bool) -> str:
+    return "Android" if android else "Linux with glibc"
+
+
+def _needs(architecture: str, features: Iterable[str], triple: str) -> str:
+    return f"{architecture}, {_system('android' in triple)}, with {' '.join(sorted(features))}"
+
+
+def look_at(where: Where, say: Callable[[str], None] = lambda _: None) -> Identity:
+    """Ask a device of a key what it is, and give it back; ``say`` is told what is waited for.
 
     Raises:
         UserError: no tracker, or no device that answers with our server's facts.
     """
     assert where.device is not None
-    with Fleet(Wanted(where.address, where.device)) as fleet:
+    with Fleet(Wanted(where.address, where.device), say) as fleet:
         identity = identify(fleet)
     if not identity.facts:
         raise UserError(

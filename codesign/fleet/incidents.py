@@ -49,7 +49,7 @@ class Diary:
         self.incidents: list[Incident] = []
         self.longest_wait = 0.0
         self.longest_wait_for = ""
-        self._say, self._now, self._began = say, now, now()
+        self.say, self._now, self._began = say, now, now()
         self._lock = threading.Lock()
 
     def note(self, device: str, what: str, lost: float, then: str) -> None:
@@ -58,7 +58,7 @@ class Diary:
         incident = Incident(self._now() - self._began, device, first, lost, then)
         with self._lock:
             self.incidents.append(incident)
-        self._say(str(incident))
+        self.say(str(incident))
 
     def waited(self, seconds: float, what: str) -> None:
         """Remember the longest wait."""

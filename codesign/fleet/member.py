@@ -33,8 +33,9 @@ SHARE_SECONDS = 20.0
 OPEN_SECONDS = 30.0
 """Time for a device to begin a session, once the tracker has handed it out."""
 
-ABSENT, RESTING, MISFIT = "absent", "resting", "misfit"
-"""Kinds of failures: no device was handed out; one that is not wanted now; one that has another TVM."""
+ABSENT, RESTING, MISFIT, THREADS = "absent", "resting", "misfit", "threads"
+"""Kinds of failures: no device was handed out; one that is not wanted now; one that has another TVM, or runs
+fewer threads than the kernels have."""
 
 _CLOSE_SECONDS = 5.0
 

@@ -14,16 +14,23 @@ class Queue:
     """The devices of one key.
 
     Attributes:
-        servers: registered with the tracker; those that are drained, gone or ill are left out.
+        servers: that the tracker can hand out now or later: neither drained nor gone nor ill.
         free: waiting for a client.
         pending: clients that wait for a device.
         told: how each server that was ever registered is, in words; "" without any.
+        keys: that the tracker has servers of.
     """
 
     servers: int
     free: int
     pending: int
     told: str = ""
+    keys: tuple[str, ...] = ()
+
+    @property
+    def away(self) -> str:
+        """Where none can be handed out, which there are and why not; "" if the tracker knows none at all."""
+        return "" if self.servers else self.told
 
 
 def queue_of(tracker: Address, key: str) -> Queue:
@@ -37,5 +44,10 @@ def queue_of(tracker: Address, key: str) -> Queue:
     known = [s for s in said["servers"] if s["key"] == key]
     able = [s for s in known if not s["draining"] and s["state"] not in ("gone", "ill")]
     counts = said["queues"].get(key, {})
-    free, pending = int(counts.get("free", 0)), int(counts.get("pending", 0))
-    return Queue(len(able), free, pending, "; ".join(map(condition_of, known)))
+    return Queue(
+        len(able),
+        int(counts.get("free", 0)),
+        int(counts.get("pending", 0)),
+        "; ".join(map(condition_of, known)),
+        tuple(sorted({s["key"] for s in said["servers"] if s["state"] != "gone"})),
+    )

@@ -14,15 +14,14 @@ from rich.table import Table
 
 from codesign.candidate import WHOLE, Candidate
 from codesign.config import Goal
-from codesign.device import target_key
 from codesign.frontier import OBJECTIVES, SIZE, Baseline, Frontier, Point
 from codesign.loop.candidates import Judge
 from codesign.loop.finals import Final, Finals
 from codesign.loop.further import FurtherBases
 from codesign.loop.kernel_table import kernel_rows
 from codesign.loop.rounds import USUAL_LOSS, Rounds, end_to_end, relative_loss
+from codesign.loop.run_notes import device_notes, emulated_note, ending_note
 from codesign.pareto import frontier as frontier_of
-from codesign.records.transfer import all_transfers, summary
 from codesign.report import (
     ChangeRow,
     FusionRow,
@@ -38,7 +37,6 @@ from codesign.schema import dump
 from codesign.versions import versions
 
 BUNDLES = "bundles"
-_MOST_INCIDENTS = 8
 
 
 @dataclass(frozen=True)
@@ -137,6 +135,7 @@ def write_outcome(
         notes=(
             *emulated_note(frontier),
             *device_notes(judge),
+            *ending_note(rounds),
             *notes(rounds, finals, on_front, frontier.ms),
         ),
     )
@@ -230,38 +229,6 @@ def _predictions(rounds: Rounds, named: dict[str, str]) -> tuple[Prediction, ...
         )
         for j in rounds.judged
     )
-
-
-def device_notes(judge: Judge) -> list[str]:
-    """What went wrong with devices and what it cost; how much earlier records of others helped."""
-    workshop = judge.workshop
-    found = []
-    if (fleet := workshop.rig.fleet) is not None:
-        diary = fleet.diary
-        agreed = [m.meta["difference"] for m in judge.compared]
-        if agreed:
-            found.append(
-                f"the outputs on the device equal this machine's: largest relative difference "
-                f"{max(agreed):.1e} over {len(agreed)} candidates"
-            )
-        found.append(
-            f"devices: {len(diary.incidents)} incidents, {diary.lost:.0f} s lost; the longest wait was "
-            f"{diary.longest_wait:.0f} s"
-            + (f", for {diary.longest_wait_for}" if diary.longest_wait_for else "")
-        )
-        found += [f"device {incident}" for incident in diary.incidents[:_MOST_INCIDENTS]]
-    moved = all_transfers(workshop.records, target_key(workshop.target), workshop.device)
-    return [*found, summary(moved)] if moved else found
-
-
-def emulated_note(frontier: Frontier) -> list[str]:
-    """That no time is a device's, where an emulator measured."""
-    if not frontier.emulated:
-        return []
-    return [
-        "EMULATED: all times are an emulator's, or a processor's that ran the code of a GPU. They show that "
-        "the whole way works, and say nothing about the speed of any device"
-    ]
 
 
 def notes(rounds: Rounds, finals: Finals, on_front: Sequence[Final], ms: str = "ms") -> list[str]:

@@ -65,9 +65,15 @@ class Rounds:
     judged: list[Judged] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
+    out_of_time: bool = False
+    """Whether the minutes of the budget ended the search."""
 
     def run(self) -> None:
         """Search until the budget ends or nothing new is proposed."""
+        self._search()
+        self.out_of_time = time.monotonic() >= self.deadline
+
+    def _search(self) -> None:
         most = self.config.budget.measurements
         if self.deadline == math.inf:
             while self._grown():
@@ -162,7 +168,8 @@ class Rounds:
     def _line(self, judged: Judged) -> str:
         speedup = 1.0 / judged.latency.ratio
         quality = judged.evaluation.quality[self.config.goal.metric]
-        return f"{speedup:.2f}x dense, {self.config.goal.metric} {quality:.4f}"
+        emulated = " emulated" if judged.latency.meta.get("emulated") else ""
+        return f"{speedup:.2f}x dense{emulated}, {self.config.goal.metric} {quality:.4f}"
 
     def corrections(self) -> list[Correction]:
         """What all candidates so far teach of each base."""

@@ -28,19 +28,26 @@ class Exported:
     nameless: int
 
 
-def records_file(path: Path) -> Path:
-    """The records file that a path means: itself, or the one beside the folder of a run.
+def records_file(path: Path, new: bool = False) -> Path:
+    """The records file that a path means: itself, the one in a folder, or the one beside the folder of a run.
+
+    Args:
+        new: the folder of a run that is still to come will do.
 
     Raises:
-        UserError: it is neither.
+        UserError: it is none of these.
     """
     if path.is_dir():
-        return path.resolve().parent / BESIDE
+        inside = path / BESIDE
+        return inside if inside.is_file() else path.resolve().parent / BESIDE
     if path.suffix == ".sqlite" or path.is_file():
         return path
+    if new and not path.suffix and path.parent.is_dir():
+        return path.parent.resolve() / BESIDE
     raise UserError(
         "there are no such records", got=str(path),
         allowed="a records file (NAME.sqlite) or the folder of a sweep",
+        next="check the path" if new else "codesign records export makes a file of those of a run",
     )  # fmt: skip
 
 

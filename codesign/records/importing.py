@@ -76,7 +76,7 @@ def import_records(
 
     Args:
         file: from `export_records`.
-        into: a records file, made if it is not there, or the folder of a run.
+        into: a records file, made if it is not there, or the folder of a run, which may be still to come.
         accepts: one row that it does not accept stops the import.
         dry_run: say what it would do.
         skip_damaged: leave damaged lines out instead of stopping.
@@ -84,7 +84,7 @@ def import_records(
     Raises:
         UserError: not our format, damaged, or of a target that is not accepted; nothing was stored then.
     """
-    path = records_file(into)
+    path = records_file(into, new=True)
     damaged = _check(file, accepts, skip_damaged)
     if dry_run and not path.exists():
         return _counted(file, damaged)

@@ -48,6 +48,12 @@ class UnloadableError(DeviceError):
     kind = UNLOADABLE
 
 
+class FewThreadsError(DeviceError):
+    """The device has fewer processors than threads were asked for: nobody's fault but the asker's."""
+
+    kind = "threads"
+
+
 def open_session(params: Mapping[str, Any], blobs: tuple[bytes, ...]) -> Answer:
     """Connect to a device that the tracker has handed out, and run libraries there from now on.
 
@@ -248,7 +254,7 @@ class OverRpc:
         if int(count()) != threads:
             self.function("runtime.config_threadpool")(1, threads)
         if int(count()) < threads:
-            raise DeviceError(f"the device runs {int(count())} threads, not {threads}")
+            raise FewThreadsError(f"the device runs {int(count())} threads, not {threads}")
 
 
 class _Told:

@@ -124,6 +124,16 @@ def test_no_bundle_at_all(tmp_path):
         open_bundle(tmp_path / "missing")
 
 
+@pytest.mark.parametrize("below", ["", "bundles"])
+def test_a_folder_that_holds_bundles_names_them(tmp_path, below):
+    for name in ("p00", "p01"):
+        (tmp_path / below / name).mkdir(parents=True)
+        (tmp_path / below / name / "manifest.json").write_text("{}")
+    with pytest.raises(BundleError, match="not a bundle") as caught:
+        open_bundle(tmp_path)
+    assert f"name one: {tmp_path / below / 'p00'}, {tmp_path / below / 'p01'}" in caught.value.next
+
+
 def test_links_out_of_the_bundle_are_refused(written, tmp_path):
     library = written.path / "lib.so"
     shutil.move(library, tmp_path / "same.so")

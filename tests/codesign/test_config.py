@@ -59,6 +59,28 @@ def test_paths_are_relative_to_the_file(tmp_path):
     assert onnx.model == f"{tmp_path}/net.onnx"
 
 
+@pytest.mark.parametrize(
+    ("told", "meant"),
+    [
+        ("phone.toml", "{0}/phone.toml"),
+        ("mine/phone.toml/little+dotprod+i8mm", "{0}/mine/phone.toml/little+dotprod+i8mm"),
+        ("/etc/phone.toml", "/etc/phone.toml"),
+        ("pixel-8/little+sve", "pixel-8/little+sve"),
+        ("host", "host"),
+    ],
+)
+def test_a_target_that_is_a_file_stands_beside_the_sweep(tmp_path, told, meant):
+    text = SMALL.replace('target = "host"', f'target = "{told}"')
+    assert load_config(write(tmp_path, text)).target == meant.format(tmp_path)
+
+
+def test_the_paths_of_what_is_written_are_short(tmp_path):
+    text = SMALL.replace("[sweep]", '[sweep]\noutput = "../runs/x"\nrecords = "../r.sqlite"')
+    config = load_config(write(tmp_path, text))
+    assert config.output == str(tmp_path.parent / "runs/x")
+    assert config.records == str(tmp_path.parent / "r.sqlite")
+
+
 def test_tables_are_a_fixed_point(tmp_path):
     config = load_config(write(tmp_path))
     assert config.from_tables(config.tables(), tmp_path / "elsewhere") == config

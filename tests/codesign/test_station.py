@@ -80,12 +80,16 @@ def test_without_a_tracker_or_a_device_it_is_told_what_to_do(farm):
     assert "no device of 'no-such-key'" in unknown
     assert "knows no device of this key" in unknown
     assert nobody in silent
-    for text in (unknown, silent):
-        assert "codesign devices list --tracker" in text
+    assert f"codesign doctor --device no-such-key --tracker {farm.tracker}; then" in unknown
+    assert f"keys there: {KEY}" in unknown
+    assert "codesign devices tracker --port" in silent
 
 
 def test_a_wrong_address_is_refused_at_once():
-    with pytest.raises(UserError, match="HOST:PORT"), open_station(Where(device=KEY, tracker="x")):
+    with (
+        pytest.raises(UserError, match="HOST:PORT"),
+        open_station(Where(device=KEY, tracker="x:y")),
+    ):
         pass
 
 
@@ -123,6 +127,8 @@ def test_a_model_compiled_for_a_device_is_measured_there(compiled):
     plain = json.loads(json.dumps(compiled.as_dict()))
     assert plain["measured_on"] == compiled.measured_on
     assert plain["latency_ms"] > 0
+    assert plain["emulated"] is False
+    assert f" on {KEY} over RPC: " in str(compiled.table().title)
     assert sum(row["share"] for row in plain["kernels"]) == pytest.approx(1.0)
 
 

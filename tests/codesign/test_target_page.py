@@ -65,7 +65,7 @@ def test_a_target_that_is_no_device() -> None:
         ("sapphirerapids", {"bfloat16": "tdpbf16ps, on tiles", "int8": "tdpbusd, on tiles"}),
         ("rockpro64/gpu", {"float16": "OpenCL's fma on half", "int8": "none"}),
         ("pixel-7/gpu", {"int8": "integer dot product of four bytes"}),
-        ("galaxy-s25/gpu", {"float16": "none: the driver has no cl_khr_fp16"}),
+        ("opencl", {"float16": "none: no cl_khr_fp16 is known of", "int8": "none"}),
     ],
 )
 def test_the_instruction_of_each_kind_of_kernel(name: str, expected: dict[str, str]) -> None:
@@ -91,6 +91,36 @@ def test_a_users_own_file(tmp_path: Path) -> None:
     page = target_dict(f"{path}/little")
     assert (page["mcpu"], page["group"]) == ("cortex-a55", "boards and servers")
     assert told(target_tables(str(path)))[1][0] == "rock-5b"
+
+
+def test_the_biggest_cores_may_be_called_so() -> None:
+    assert find("galaxy-s23/big") == find("galaxy-s23")
+    assert "galaxy-s23" in told(target_tables("galaxy-s23/big"))[1]
+    assert find("galaxy-s23/big+sve").name == "galaxy-s23+sve"
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "allowed"),
+    [
+        ("pixel-8/middle-2", "no such part", "pixel-8 (its big cores), pixel-8/middle, pixel-8/li"),
+        ("raspberry-pi-5/gpu", "no GPU of this device is described", "raspberry-pi-5 (its big"),
+    ],
+)
+def test_a_part_that_a_device_has_not(name: str, what: str, allowed: str) -> None:
+    with pytest.raises(TargetError, match=what) as caught:
+        find(name)
+    assert allowed in caught.value.allowed
+
+
+def test_a_feature_beyond_what_the_device_grants_is_told() -> None:
+    facts = told(target_tables("raspberry-pi-4+dotprod"))[0]
+    assert facts[facts.index("beyond it") + 1].startswith("dotprod: nobody tells")
+    assert "beyond it" not in told(target_tables("raspberry-pi-5+dotprod"))[0]
+    assert "beyond it" not in told(target_tables("aarch64+dotprod"))[0]
+
+
+def test_a_makers_name_is_not_said_twice() -> None:
+    assert "Raspberry Pi 5, linux" in told(target_tables("raspberry-pi-5"))[0]
 
 
 def test_a_name_that_nothing_has() -> None:

@@ -23,7 +23,11 @@ def test_an_address(text, address):
     assert Where(device="pi", tracker=text).address == address
 
 
-@pytest.mark.parametrize("text", ["lab", "lab:", ":9190", "lab:port", "lab:70000", "lab:-1", "::"])
+def test_a_machine_without_a_port_has_the_usual_one():
+    assert Where(tracker="lab").address == Address("lab", 9190)
+
+
+@pytest.mark.parametrize("text", ["lab:", ":9190", "lab:port", "lab:70000", "lab:-1", "::"])
 def test_what_is_no_address_is_refused_with_an_example(text):
     with pytest.raises(UserError) as error:
         _ = Where(device="pi", tracker=text).address

@@ -15,8 +15,9 @@ from tvm.target.codegen import llvm_get_cpu_features, llvm_is_valid_cpu
 
 from targets.catalog import catalog_targets, library
 from targets.cores import CORES, LITTLE, PARTS, WITH_SVE2
+from targets.description import GpuDescription
 from targets.device_file import read_device, to_toml
-from targets.device_targets import ASSUMED_L2, ASSUMED_THREADS, TRIPLES
+from targets.device_targets import ASSUMED_L2, ASSUMED_THREADS, TRIPLES, gpu_of
 from targets.features import AARCH64, closed
 from targets.target import KNOWN, PLATFORMS, device_of, find
 
@@ -122,15 +123,17 @@ def test_caches_are_those_of_one_core():
 
 def test_what_is_not_known_is_assumed_on_the_safe_side():
     told = DEVICES["galaxy-s25"].chip.gpu
-    assert (told.max_threads, told.fp16, told.units) == (None, None, None)
+    assert (told.max_threads, told.int8_dot, told.units) == (None, None, None)
     gpu = find("galaxy-s25/gpu").gpu
-    assert (gpu.max_threads, gpu.fp16, gpu.int8_dot, gpu.units) == (
-        ASSUMED_THREADS,
-        False,
-        False,
-        0,
-    )
-    assert "fp16 of the GPU" in DEVICES["galaxy-s25"].unknown()
+    assert (gpu.max_threads, gpu.int8_dot, gpu.units) == (ASSUMED_THREADS, False, 0)
+    assert "integer dot product of the GPU" in DEVICES["galaxy-s25"].unknown()
+    assert not gpu_of(GpuDescription("a GPU", "mali")).fp16
+
+
+def test_facts_that_were_wrong_once():
+    assert [c.max_ghz for c in DEVICES["pixel-7"].chip.clusters] == [2.85, 2.35, 1.8]
+    assert find("rock-5b/gpu").gpu.int8_dot
+    assert find("galaxy-s25/gpu").gpu.fp16
 
 
 @pytest.mark.parametrize("name", sorted(DEVICES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -131,7 +132,14 @@ def test_a_file_is_a_target(tmp_path):
         ("fp16 = true", "fp16 = 1", "fp16 has a wrong value", "true or false"),
         ("subgroup = 16", "subgroup = -1", "subgroup is impossible", "1 to 1024"),
         ('sources = ["its box"]', 'sources = [""]', "a source cannot be used", "printable"),
-        ("[[gpu]]", "[gpu]", "gpu has a wrong value", "a list"),
+        ("[[gpu]]", "[gpu]", "[gpu] has single brackets", "write [[gpu]]"),
+        ("[[device]]", "[device]", "[device] has single brackets", "write [[device]]"),
+        ("[[chip.cluster]]", "[cluster]", "belongs to a chip", "write [[chip.cluster]]"),
+        (FULL, SHORT + '[[chip]]\nname = "c"\n[chip.cluster]\n', "single brackets", "[[chip.cl"),
+        ('["dotprod", "fullfp16"]', '["asimddp"]', "unknown feature", "mean 'dotprod'"),
+        ('["dotprod", "fullfp16"]', '["fp16"]', "unknown feature", "mean 'fullfp16'"),
+        ('name = "my-phone"', 'name = "My Phone"', "name of the device", "my-phone would be one"),
+        ('system = "android"', 'system = "Android"', "system is unknown", "mean 'android'"),
         ("[[gpu]]", "[[gpu]", "is not TOML", "quotes"),
         ("[[device]]", "[[phone]]", "unknown key 'phone'", "device, chip, gpu"),
         (FULL, SHORT + SHORT, "is described twice", "my-board"),
@@ -194,3 +202,27 @@ def test_a_mutated_file_is_a_device_or_an_error_of_the_user(changes):
         except TargetError:
             return
         assert read(to_toml(device), Path(folder)) == device
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "targets.md").read_text(encoding="utf-8")
+
+
+def test_the_files_of_the_guide_are_read(tmp_path):
+    short, full = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    assert read(short, tmp_path).chip == library().chips["snapdragon-865"]
+    board = read(full, tmp_path)
+    assert [c.name for c in board.chip.clusters] == ["big", "little"]
+    assert board.unknown() == ("highest clock of little", "L1d of little")
+    assert find(str(tmp_path / "phone.toml/gpu")).gpu.int8_dot
+
+
+def test_the_targets_of_the_guide_are_there():
+    for name in ("pixel-8/big", "pixel-8/middle", "adreno", "mali", "graviton3", "znver5"):
+        assert f"`{name}`" in PAGE
+        assert find(name)
+    assert find("android-arm64+dotprod+fullfp16").has_fp16
+    systems = [d.system for d in library().devices.values()]
+    servers = [d for d in library().devices.values() if "EC" in d.model or "Altra" in d.model]
+    boards = systems.count("linux") - len(servers)
+    told = f"{systems.count('android')} phones, {boards} boards and laptops, {len(servers)} servers"
+    assert told in PAGE

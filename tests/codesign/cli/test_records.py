@@ -59,17 +59,29 @@ def test_out_and_in_again(run, tmp_path, capsys):
     code, out, _ = ended(capsys, "export", run, file, "--target", "aarch64")
     assert (code, out) == (0, f"2 measurements, 2 trials written to {file}\n")
     code, out, _ = ended(capsys, "import", file, other, "--dry-run")
-    assert out == "2 measurements, 2 trials would be added, nothing known already\n"
+    assert out == f"2 measurements, 2 trials would be added to {other}, nothing known already\n"
     assert not other.exists()
     code, out, _ = ended(capsys, "import", file, other, "--for-target", "aarch64", "--json")
     assert json.loads(out)["added"] == {"measurements": 2, "trials": 2}
     code, out, _ = ended(capsys, "import", file, other)
-    assert out == "nothing added, 2 measurements, 2 trials known already\n"
+    assert out == f"nothing added to {other}, 2 measurements, 2 trials known already\n"
     code, out, err = ended(capsys, "import", file, tmp_path / "b.sqlite", "--for-target", "znver4")
     assert code == 2
     assert "records of other targets" in err
     assert "leave --for-target away" in " ".join(err.split())
     assert ended(capsys, "export", run, file)[0] == 2
+
+
+@pytest.mark.parametrize("into", ["runs/to-come", "runs"])
+def test_records_of_others_come_before_the_first_run(run, tmp_path, capsys, into):
+    ended(capsys, "export", run, tmp_path / "x.jsonl")
+    there = tmp_path / "mine" / "runs" / "records.sqlite"
+    there.parent.mkdir(parents=True)
+    code, out, _ = ended(capsys, "import", tmp_path / "x.jsonl", there.parents[1] / "runs/to-come")
+    assert code == 0
+    assert f"added to {there}, nothing known" in out
+    out = ended(capsys, "import", tmp_path / "x.jsonl", there.parents[1] / into)[1]
+    assert f"nothing added to {there}" in out
 
 
 def test_of_one_device_by_name_or_serial(run, tmp_path, capsys):

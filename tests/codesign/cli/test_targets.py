@@ -60,7 +60,7 @@ def pi(monkeypatch):
     """A Raspberry Pi 4 behind every tracker."""
 
     class Fleet:
-        def __init__(self, wanted):
+        def __init__(self, wanted, say):
             assert str(wanted.tracker) == "127.0.0.1:9190"
             self.wanted = wanted
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,8 @@ from typer.testing import CliRunner
 
 from codesign.cli import app
 from codesign.devices import wire
-from codesign.devices.client import TrackerClient
+from codesign.devices.client import TrackerClient, unreachable
+from codesign.devices.doctor import examine_device
 from codesign.devices.serving import make_options, parse
 from codesign.devices.tracker import TrackerThread
 from codesign.devices.wire import Address
@@ -177,6 +179,49 @@ def test_the_tracker_command_warns_when_others_reach_it(
     )
     assert process.stderr is not None
     assert "can run any code on the devices" in process.stderr.readline()
+
+
+def test_a_key_that_is_nearly_right_is_asked_back(device: Process, tracker: TrackerThread) -> None:
+    with pytest.raises(UserError) as caught:
+        _run("ping", "bord", tracker=tracker)
+    assert caught.value.next == "did you mean 'board'?"
+
+
+def test_a_device_that_is_gone_is_no_unknown_one(start: Starter, tracker: TrackerThread) -> None:
+    process = start("brief", "--name", "brief-1")
+    assert process.end() == 0
+    with pytest.raises(UserError, match="the device is gone") as caught:
+        _run("ping", "brief", tracker=tracker)
+    assert "--key brief" in caught.value.next
+    assert "brief" not in caught.value.allowed
+    checks = examine_device("brief", tracker.address)
+    assert checks[-1].status == "fail"
+    assert f"the server at {process.address} is gone" in checks[-1].found
+
+
+def test_a_second_tracker_is_told_of_the_first(tracker: TrackerThread) -> None:
+    port = str(tracker.address.port)
+    result = CliRunner().invoke(app, ["devices", "tracker", "--port", port])
+    assert isinstance(result.exception, UserError)
+    assert f"a tracker runs there already, pid {os.getpid()}" in result.exception.got
+    assert "use that one" in result.exception.next
+
+
+def test_a_machine_that_nobody_knows_is_no_tracker_that_is_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unknown(*_: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "create_connection", unknown)
+    with pytest.raises(UserError, match="no machine of this name") as caught:
+        TrackerClient(Address("dekstop", 9190))
+    assert "codesign devices tracker" not in caught.value.next
+
+
+def test_a_tracker_of_another_machine_is_started_there() -> None:
+    told = unreachable(Address("192.168.1.10", 9191), ConnectionRefusedError("refused"))
+    assert told.next == "on 192.168.1.10: codesign devices tracker --host 0.0.0.0 --port 9191"
 
 
 def test_a_port_that_is_taken_is_a_users_error(tracker: TrackerThread) -> None:

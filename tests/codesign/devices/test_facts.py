@@ -53,6 +53,7 @@ PHONE = {
         "cache/index0/level": "1\n",
         "cache/index0/type": "Data\n",
         "cache/index0/size": "64K\n",
+        "cache/index0/shared_cpu_list": f"{cpu}\n",
     }.items()
 }  # fmt: skip
 
@@ -86,7 +87,8 @@ def test_facts_of_a_phone(phone: Path) -> None:
     told = facts.facts(phone)
     assert (told["hwcap"], told["hwcap2"]) == (0x1234, 0x55)
     assert told["cpus"][-1] == {
-        "cpu": 10, "max_khz": 2400000, "caches": [{"level": 1, "type": "Data", "size": "64K"}],
+        "cpu": 10, "max_khz": 2400000,
+        "caches": [{"level": 1, "type": "Data", "size": "64K", "shared_cpu_list": "10"}],
     }  # fmt: skip
     assert told["model"] == "Raspberry Pi 5 Model B"
     assert told["system"] == "linux"

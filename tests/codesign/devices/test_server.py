@@ -209,7 +209,7 @@ def test_the_device_tells_who_and_how_it_is(server: Process, client: Client) -> 
         "memory_free_bytes", "disk_free_bytes", "battery", "throttled", "time",
     }  # fmt: skip
     assert set(facts) == {
-        "cpuinfo", "machine", "hwcap", "hwcap2", "cpus", "system", "model", "opencl"
+        "cpuinfo", "machine", "hwcap", "hwcap2", "cpus", "system", "libc", "model", "opencl"
     }  # fmt: skip
     assert facts["machine"] == os.uname().machine
     assert facts["hwcap"] > 0

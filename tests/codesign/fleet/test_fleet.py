@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks.faults.farm import KEY
+from benchmarks.faults.farm import KEY, Farm
 from codesign.build import KernelSource
 from codesign.devices.tracker import TrackerThread
 from codesign.devices.wire import Address
@@ -68,7 +68,76 @@ def test_without_devices_there_is_no_fleet(tracker, answers):
     assert time.monotonic() - began < 8
     text = str(error.value)
     assert "no device of 'nobody' could be had" in text
-    assert f"codesign devices list --tracker {where}" in text
+    look = f"codesign doctor --device nobody --tracker {where}"
+    assert (look if answers else "codesign devices tracker --port 1; then") in text
+    assert ("keys there: none" if answers else "Connection refused") in text
+
+
+def test_what_is_waited_for_is_said_at_once(tracker):
+    said = []
+    with pytest.raises(NoDeviceError):
+        Fleet(Wanted(tracker, "nobody"), said.append, patience=0.5)
+    assert len(said) == 1
+    assert said[0].startswith("nobody: the tracker knows no device of this key")
+
+
+def _registered(tracker, key, **change):
+    """A tracker's answer that knows one server."""
+    server = {
+        "key": key, "address": "10.0.0.2:9090", "state": "free", "draining": False, "last_seen_s": 1.0,
+    }  # fmt: skip
+    return {"servers": [server | change], "queues": {}, "stock": False}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"state": "gone", "last_seen_s": 861.2}, "10.0.0.2:9090 is gone, last seen 861 s ago"),
+        ({"state": "draining", "draining": True}, "is drained: codesign devices resume pi"),
+    ],
+)
+def test_a_device_that_is_gone_or_drained_is_not_waited_for_long(
+    tracker, monkeypatch, change, says
+):
+    monkeypatch.setattr(
+        "codesign.fleet.tracker.TrackerClient.status",
+        lambda _: _registered(tracker, "pi", **change),
+    )
+    assert queue_of(tracker, "pi").servers == 0
+    began = time.monotonic()
+    with pytest.raises(NoDeviceError) as error:
+        Fleet(Wanted(tracker, "pi"), patience=0.5)
+    assert time.monotonic() - began < 8
+    assert says in str(error.value)
+
+
+def test_a_device_that_went_away_in_a_run_is_waited_for_and_said_once(runs_servers):
+    said = []
+    with Farm() as farm:
+        farm.start("one")
+        with Fleet(Wanted(farm.tracker, KEY), said.append, patience=3.0) as fleet:
+            assert not isinstance(fleet.request("ask_device", {"what": "device.info"}), Failure)
+            for member in fleet.members:
+                member.give_back()
+            farm.devices["one"].kill()
+            with pytest.raises(NoDeviceError, match="could be had for"):
+                fleet.request("ask_device", {"what": "device.info"})
+    gone = [line for line in said if "is gone" in line]
+    assert len(gone) == 1
+    assert "waits up to 3 s" in gone[0]
+
+
+def test_more_threads_than_a_device_has_are_refused_at_once(farm):
+    said, began = [], time.monotonic()
+    with (
+        Fleet(Wanted(farm.tracker, KEY, threads=4096), said.append) as fleet,
+        pytest.raises(NoDeviceError, match="fewer processors than that") as error,
+    ):
+        fleet.request("ask_device", {"what": "device.info"})
+    assert time.monotonic() - began < 20
+    assert "not 4096" in error.value.got
+    assert error.value.next == "a smaller --threads"
+    assert not any("rests" in line for line in said)
 
 
 def test_an_error_fits_in_a_line():
@@ -110,6 +179,7 @@ def test_closing_ends_a_request_that_is_on_its_way(farm):
         fleet.close()
         assert time.monotonic() - began < 15
     assert isinstance(waits.result(timeout=1), Failure)
+    assert fleet.diary.incidents == []  # nobody's fault
 
 
 def test_a_device_that_cannot_load_what_is_built_for_it_is_told_at_once(farm, tmp_path):

@@ -6,11 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from codesign.conditions import PHONE
 from codesign.errors import UserError
 from codesign.fleet import NoDeviceError, Wanted
 from codesign.fleet.identity import Identity, identify
 from codesign.worker import Failure, Reply
+from targets.catalog import library
 from targets.cpu import _LLVM_NAMES
+from targets.detect import to_toml
+from targets.device_file import read_device
 from targets.errors import TargetError
 from targets.target import KNOWN, find
 
@@ -61,11 +65,60 @@ def test_an_x86_device_that_tells_no_processor_is_an_error_of_the_user():
 def test_an_arm_device_is_what_it_describes():
     identity = Identity("My Pi #4", WELL, PI_4)
     target = identity.target("host")
-    assert (target.name, target.mcpu, target.architecture) == ("my-pi--4", "cortex-a72", "aarch64")
+    assert (target.name, target.mcpu, target.architecture) == ("my-pi-4", "cortex-a72", "aarch64")
     assert target.features == find("raspberry-pi-4").features
     assert identity.target("this-machine") == target
-    assert identity.description.name == "my-pi--4"
+    assert identity.description.name == "my-pi-4"
     assert identity.target("raspberry-pi-4").mcpu == "cortex-a72"
+
+
+@pytest.mark.parametrize("key", ["My Pi #4", "pi__5", "P\u00e9p\u00e9"])
+def test_what_is_written_of_a_device_can_be_read_whatever_its_key(key, tmp_path):
+    made = Identity(key, WELL, PI_4).description
+    (tmp_path / "pi.toml").write_text(to_toml(made), encoding="utf-8")
+    assert read_device(tmp_path / "pi.toml", library()) == made
+
+
+def test_an_emulated_device_is_described_as_one(tmp_path):
+    made = Identity("emulated-arm64", {"emulated": True}, PI_4).description
+    assert (made.maker, made.model) == ("QEMU", "emulated processor, no device")
+    assert made.chip.maker == "QEMU"
+
+
+IN_TERMUX = PI_4 | {"system": "android", "libc": "glibc", "model": "Google Pixel 2"}
+
+
+def test_a_debian_on_a_phone_gets_code_for_linux_and_the_limits_of_a_phone():
+    identity = Identity("pixel2", WELL, IN_TERMUX)
+    assert identity.target("host").triple == "aarch64-linux-gnu"
+    assert identity.gate == PHONE
+    with pytest.raises(UserError, match="code for Android does not load") as error:
+        identity.target("android-arm64")
+    assert "aarch64, Android, with neon" in str(error.value)
+
+
+def test_a_python_of_android_gets_code_for_android():
+    identity = Identity("pixel2", WELL, IN_TERMUX | {"libc": "bionic"})
+    assert identity.target("host").triple == "aarch64-linux-android"
+    assert identity.target("android-arm64") == find("android-arm64")
+    with pytest.raises(UserError, match="code for Linux with glibc does not load"):
+        identity.target("raspberry-pi-3")
+
+
+@pytest.mark.parametrize("name", ["redmi-note-8", "redmi-note-8/gpu", "android-arm64"])
+def test_a_bundle_for_android_is_refused_on_linux_before_it_is_sent(name):
+    target = find(name)
+    manifest = {
+        "name": name, "machine": "aarch64", "triple": target.triple,
+        "features": sorted(target.features),
+    }  # fmt: skip
+    board = Identity("pi4", WELL, PI_4 | {"system": "linux"})
+    with pytest.raises(UserError, match="Android does not load") as error:
+        board.check_runs(manifest)
+    assert "codesign compile MODEL --device pi4" in str(error.value)
+    board.check_runs(manifest | {"triple": "aarch64-linux-gnu"})
+    del manifest["triple"]  # of an earlier version, made for Linux as far as it says
+    board.check_runs(manifest)
 
 
 @pytest.mark.parametrize("key", ["", "##", "\N{SNOWMAN}"])

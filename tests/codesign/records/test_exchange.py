@@ -386,7 +386,9 @@ def test_only_plain_files_are_read(tmp_path):
         with pytest.raises(UserError, match="no such file"):
             import_records(path, tmp_path / "b.sqlite")
     with pytest.raises(UserError, match="no such records"):
-        import_records(tmp_path / "x", tmp_path / "neither-run-nor-file")
+        import_records(tmp_path / "x", tmp_path / "no-folder" / "run")
+    with pytest.raises(UserError, match="no such records"):
+        export_records(tmp_path / "neither-run-nor-file", tmp_path / "x.jsonl")
     with pytest.raises(UserError, match="no records to export"):
         export_records(tmp_path / "none.sqlite", tmp_path / "x.jsonl")
     assert records_file(tmp_path) == tmp_path.resolve().parent / "records.sqlite"

@@ -132,7 +132,7 @@ def test_more_threads_than_a_device_has_are_refused(farm):
     with Worker() as worker:
         reply = worker.request("open_session", wanted)
     assert isinstance(reply, Failure)
-    assert reply.kind == "device"
+    assert reply.kind == "threads"
     assert "threads, not 4096" in reply.text
 
 
