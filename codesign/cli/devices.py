@@ -296,7 +296,7 @@ def require_key(status: dict[str, Any], key: str, tracker: Address) -> None:
             "no device of this key can be used",
             got="; ".join(map(condition_of, known)),
             allowed="one whose server runs",
-            next=f"start its server again, then codesign doctor --device {key} --tracker {tracker}",
+            next=f"start it again, {_start(key, tracker)}",
         )
 
 
@@ -307,7 +307,7 @@ def no_such(status: dict[str, Any], which: str, tracker: Address) -> UserError:
     gone = any(which in (s["key"], s["address"]) for s in status["servers"])
     near = difflib.get_close_matches(which, there, n=1)
     key = "KEY" if ":" in which else which
-    start = f"on the device: python -m codesign.devices.server --key {key} --tracker {tracker}"
+    start = _start(key, tracker)
     return UserError(
         "the device is gone: its server ended or lost its way to the tracker"
         if gone else "the tracker knows no such device",
@@ -315,6 +315,10 @@ def no_such(status: dict[str, Any], which: str, tracker: Address) -> UserError:
         allowed=", ".join(there) or "none: no server has registered",
         next=start if gone or not near else f"did you mean '{near[0]}'?",
     )  # fmt: skip
+
+
+def _start(key: str, tracker: Address) -> str:
+    return f"on the device: python -m codesign.devices.server --key {key} --tracker {tracker}"
 
 
 def _status(tracker: str, timeout: float) -> dict[str, Any]:

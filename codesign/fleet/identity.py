@@ -141,7 +141,7 @@ class Identity:
         Raises:
             UserError: the device cannot run it, or it is for a GPU that is not known.
         """
-        self._check_runs(made_for)
+        self.check_runs(made_for)
         gpu = made_for["kind"] == "opencl"
         if self.facts and gpu:
             self._require_opencl(made_for["name"])
@@ -182,7 +182,7 @@ class Identity:
             return find("opencl")
         return device_targets(self.description)[f"{self._slug}/{GPU}"]
 
-    def _check_runs(self, made_for: Mapping[str, Any]) -> None:
+    def check_runs(self, made_for: Mapping[str, Any]) -> None:
         """Raise UserError if the device cannot run a bundle made for the target of its manifest."""
         if not self.facts:
             return

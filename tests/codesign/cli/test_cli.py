@@ -13,9 +13,9 @@ from codesign import cli
 from codesign.cli import main
 from codesign.cli.options import parse_dims
 from codesign.errors import UserError
+from codesign.listing import generic_targets
 from codesign.loop.workshop import BuildError
 from targets.catalog import catalog_targets
-from targets.target import KNOWN, PLATFORMS
 
 COMMANDS = "compile sweep bench run report records widths targets doctor".split()
 
@@ -58,7 +58,7 @@ def test_targets_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = ended(["targets", "--json"], capsys)
     assert (code, err) == (0, "")
     rows = json.loads(out)
-    assert [row["name"] for row in rows] == ["host", *KNOWN, *PLATFORMS, *catalog_targets()]
+    assert [row["name"] for row in rows] == [*generic_targets(), *catalog_targets()]
     known = {row["name"]: row for row in rows}
     assert known["znver4"]["int8_dot_product"] is True
     assert (known["x86-64-v3"]["vector_bits"], known["x86-64-v3"]["block"]) == (256, 16)

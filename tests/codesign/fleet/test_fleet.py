@@ -122,9 +122,9 @@ def test_a_device_that_went_away_in_a_run_is_waited_for_and_said_once(runs_serve
             farm.devices["one"].kill()
             with pytest.raises(NoDeviceError, match="could be had for"):
                 fleet.request("ask_device", {"what": "device.info"})
-    gone = [line for line in said if "is gone" in line]
-    assert len(gone) == 1
-    assert "waits up to 3 s" in gone[0]
+    waits = [line for line in said if "waits up to 3 s" in line]
+    assert len(waits) == 1
+    assert "is gone" in waits[0]
 
 
 def test_more_threads_than_a_device_has_are_refused_at_once(farm):
