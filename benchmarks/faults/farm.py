@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from codesign.errors import UserError
 KEY = "device"
 _ROOT = Path(__file__).resolve().parents[2]
 _READY_SECONDS = 60.0
+_TURN_SECONDS, _TURNS = 0.01, 20
 
 
 @dataclass
@@ -41,13 +42,15 @@ class Device:
         self.process.wait(10)
 
     def slow_down(self, seconds: float, share: float) -> None:
-        """Let it run for a share of the time only."""
+        """Let it run for a share of the time only, in turns that are shorter than a block of calls."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            self._signal(signal.SIGSTOP)
-            time.sleep(0.05 * (1 - share))
-            self._signal(signal.SIGCONT)
-            time.sleep(0.05 * share)
+            sessions = self.family()[1:]  # the server goes on telling that it lives
+            for _ in range(_TURNS):
+                _signal(sessions, signal.SIGSTOP)
+                time.sleep(_TURN_SECONDS * (1 - share))
+                _signal(sessions, signal.SIGCONT)
+                time.sleep(_TURN_SECONDS * share)
 
     def family(self) -> list[psutil.Process]:
         """The server and its descendants."""
@@ -57,10 +60,11 @@ class Device:
         except psutil.Error:
             return []
 
-    def _signal(self, number: signal.Signals) -> None:
-        for process in self.family()[1:]:  # sessions; the server goes on telling that it lives
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(number)
+
+def _signal(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)
 
 
 class Farm:

@@ -117,9 +117,11 @@ def _repeats(protocol: Protocol, once: float, calls: int, params: Mapping[str, A
 
 
 def _runnable(params: Mapping[str, Any], seed: int) -> Runnable:
+    timer = place().timer(
+        params["library"], params["symbol"]
+    )  # the smaller to send, and it may not load
     rng = np.random.default_rng(seed)
     args = [tvm.runtime.tensor(_random(a, rng), device=place().device) for a in params["args"]]
-    timer = place().timer(params["library"], params["symbol"])
     return Runnable(timer, args, [i for i, a in enumerate(params["args"]) if a["output"]])
 
 
