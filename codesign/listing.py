@@ -31,7 +31,7 @@ def generic_targets() -> dict[str, Target]:
 def target_row(name: str, target: Target) -> dict[str, Any]:
     """One target, for programs; products are those of its GPU if it has one."""
     device = device_of(name)
-    gpu = target.gpu
+    products = _products(target)
     return {
         "name": name,
         "group": GROUPS[device.system] if device else "generic",
@@ -41,13 +41,13 @@ def target_row(name: str, target: Target) -> dict[str, Any]:
         "triple": target.triple,
         "vector_bits": target.vector_bits,
         "block": target.block,
-        "int8_dot_product": gpu.int8_dot if gpu else bool(target.dot),
-        "bf16_dot_product": target.has_bf16 and gpu is None,
-        "fp16": gpu.fp16 if gpu else target.has_fp16,
+        "int8_dot_product": products["int8"],
+        "bf16_dot_product": products["bf16"],
+        "fp16": products["fp16"],
         "tiles": target.has_tiles,
         "l2_bytes": target.l2_bytes,
         "features": sorted(target.features),
-        "gpu": asdict(gpu) if gpu else None,
+        "gpu": asdict(target.gpu) if target.gpu else None,
         "description": target.description,
     }
 

@@ -22,7 +22,7 @@ from targets.features import AARCH64, closed
 from targets.schema import load
 from targets.sysfs import processors_in, size_in_bytes
 
-__all__ = ["CacheFacts", "CpuFacts", "DeviceFacts", "OpenClFacts", "describe", "slug", "to_toml"]
+__all__ = ["CacheFacts", "CpuFacts", "DeviceFacts", "OpenClFacts", "describe", "to_toml"]
 
 # Linux, arch/arm64/include/uapi/asm/hwcap.h
 _HWCAP = {1: "neon", 10: "fullfp16", 20: "dotprod", 22: "sve", 23: "fp16fml"}

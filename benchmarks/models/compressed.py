@@ -267,9 +267,8 @@ class Network:
             inputs = list(named.values())
             dense = self.in_pytorch(Changes(self.subject.model, {}))(inputs)
             one = _Input(named, self.in_pytorch(changes)(inputs), dense)
-            orders = range(ORDERS if changes.seen else 0)
-            others = [self.in_pytorch(changes, order)(inputs) for order in orders]
-            moved = max((y.share for other in others for y in one.against(other)), default=0.0)
+            others = [self.in_pytorch(changes, order)(inputs) for order in range(ORDERS)]
+            moved = max(y.share for other in others for y in one.against(other))
             if moved <= STEADY:
                 return one
             found.append((moved, one))

@@ -106,10 +106,7 @@ class Twin:
             if isinstance(module, nn.Linear):
                 order = self._order(site.weight, x.shape[-1])
             values = x.numpy()[..., order]
-            if self._noise is not None:
-                noise = self._noise.uniform(-ROUNDING, ROUNDING, values.shape)
-                values = values + noise * np.abs(values).max(-1, keepdims=True)
-            seen = _seen(values.astype(np.float32), how)[..., np.argsort(order)]
+            seen = _seen(_rounded(values, self._noise), how)[..., np.argsort(order)]
             made = torch.as_tensor(seen).double()
             return (made.movedim(-1, 1) if isinstance(module, nn.Conv2d) else made,)
 
@@ -127,7 +124,7 @@ class Twin:
     def attend_int8(self, weights: Sequence[str]) -> None:
         """Let the attention of a section multiply codes of 8 bits."""
         for module in self._block(weights).modules():
-            module.twin_int8 = True
+            module.twin_int8, module.twin_noise = True, self._noise
 
     def attend_short(self, weights: Sequence[str]) -> None:
         """Let the attention of a section take short exponentials."""
@@ -252,7 +249,7 @@ def attend(
     if getattr(module, "twin_int8", False):
         batch, heads, seq, _ = query.shape
         parts = torch.stack([t.transpose(1, 2) for t in (query, key, value)], 2)
-        qkv = parts.reshape(batch, seq, -1).numpy().astype(np.float32)
+        qkv = _rounded(parts.reshape(batch, seq, -1).numpy(), module.twin_noise)
         added = None if bias is None else np.maximum(bias.numpy(), _LOWEST).astype(np.float32)
         mixed = torch.as_tensor(attention_int8_reference(qkv, added, heads, scale)).double()
         return mixed.reshape(batch, seq, heads, -1), None
@@ -281,6 +278,14 @@ def _thirds(name: str) -> list[str]:
         module.replace("query", p).replace("q_", f"{p[0]}_") for p in ("query", "key", "value")
     ]
     return [f"{outer}.{n}.{last}" for n in names]
+
+
+def _rounded(values: Array, noise: np.random.Generator | None) -> NDArray[np.float32]:
+    """Values [..., channels] in float32, as another order of the sums that they are would round them."""
+    if noise is not None:
+        by = noise.uniform(-ROUNDING, ROUNDING, values.shape)
+        values = values + by * np.abs(values).max(-1, keepdims=True)
+    return values.astype(np.float32)
 
 
 def _seen(x: NDArray[np.float32], how: Seen) -> Array:

@@ -18,7 +18,13 @@ from codesign.cli.devices_emulate import emulate
 from codesign.cli.options import DEFAULT_TRACKER, JsonFlag, TrackerAt
 from codesign.devices import wire
 from codesign.devices.client import TrackerClient
-from codesign.devices.serving import EXPOSED, make_options, serve, tracker_address
+from codesign.devices.serving import (
+    EXPOSED,
+    make_options,
+    serve,
+    start_command,
+    tracker_address,
+)
 from codesign.devices.wire import Address
 from codesign.errors import UserError
 
@@ -296,29 +302,22 @@ def require_key(status: dict[str, Any], key: str, tracker: Address) -> None:
             "no device of this key can be used",
             got="; ".join(map(condition_of, known)),
             allowed="one whose server runs",
-            next=f"start it again, {_start(key, tracker)}",
+            next=f"start it again, on the device: {start_command(key, tracker)}",
         )
 
 
 def no_such(status: dict[str, Any], which: str, tracker: Address) -> UserError:
-    """No device of this key or address."""
+    """The tracker never heard of this key or address."""
     living = [s for s in status["servers"] if s["state"] != "gone"]
     there = sorted({s["key"] for s in living} | {s["address"] for s in living})
-    gone = any(which in (s["key"], s["address"]) for s in status["servers"])
     near = difflib.get_close_matches(which, there, n=1)
-    key = "KEY" if ":" in which else which
-    start = _start(key, tracker)
+    start = f"on the device: {start_command('KEY' if ':' in which else which, tracker)}"
     return UserError(
-        "the device is gone: its server ended or lost its way to the tracker"
-        if gone else "the tracker knows no such device",
+        "the tracker knows no such device",
         got=which,
         allowed=", ".join(there) or "none: no server has registered",
-        next=start if gone or not near else f"did you mean '{near[0]}'?",
-    )  # fmt: skip
-
-
-def _start(key: str, tracker: Address) -> str:
-    return f"on the device: python -m codesign.devices.server --key {key} --tracker {tracker}"
+        next=f"did you mean '{near[0]}'?" if near else start,
+    )
 
 
 def _status(tracker: str, timeout: float) -> dict[str, Any]:

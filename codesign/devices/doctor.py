@@ -10,6 +10,7 @@ from codesign.devices.client import TrackerClient
 from codesign.devices.listing import condition_of, held_by, hottest
 from codesign.devices.opencl_runtime import BUILD
 from codesign.devices.probing import Unanswered, probe
+from codesign.devices.serving import start_command
 from codesign.devices.wire import Address
 from codesign.doctor import Check
 from codesign.errors import UserError
@@ -36,8 +37,9 @@ def examine_device(
         machine: its processor as ``uname -m`` says it, for servers that do not tell.
         seconds: deadline of the session.
     """
-    serve = f"on the device: python -m codesign.devices.server --key {key} --tracker {tracker}"
-    ours = f"only our server tells it (it needs Linux and Python): {serve.partition(': ')[2]}"
+    start = start_command(key, tracker)
+    serve = f"on the device: {start}"
+    ours = f"only our server tells it (it needs Linux and Python): {start}"
     try:
         with TrackerClient(tracker) as client:
             status = _settled(client, key)

@@ -20,7 +20,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -33,6 +32,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from codesign.devices import debian, wheels
+from codesign.devices.user_cache import user_cache
 from codesign.errors import UserError
 from codesign.versions import PINNED
 
@@ -127,8 +127,7 @@ class EmulatedRoot:
 
 def default_folder() -> Path:
     """Where the folder of these pins is kept: in the user's cache, and another for other pins."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache, "codesign", "emulated", f"{ARCHITECTURE}-{_pins()[:12]}").absolute()
+    return (user_cache() / "emulated" / f"{ARCHITECTURE}-{_pins()[:12]}").absolute()
 
 
 def emulator() -> str | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from codesign.devices import opencl_driver
+from codesign.devices.user_cache import user_cache
 from codesign.lean import import_tvm
 from codesign.versions import TVM, TVM_FFI
 
@@ -29,9 +30,7 @@ _LOADED: list[ctypes.CDLL] = []
 
 def cached() -> Path:
     """Where this user's cache has the runtime for the pinned TVM and this processor."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    name = f"tvm-{TVM}-ffi-{TVM_FFI}-{platform.machine()}"
-    return Path(base) / "codesign" / "opencl" / name / NAME
+    return user_cache() / "opencl" / f"tvm-{TVM}-ffi-{TVM_FFI}-{platform.machine()}" / NAME
 
 
 def refused(library: Path, uploads: Path | None = None) -> str | None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from codesign.devices.sandbox import Cache, WorkFolder
+from codesign.devices.user_cache import user_cache
 from codesign.devices.wire import Address
 
 
 def default_work() -> Path:
     """The folder of sessions and cache: below the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "codesign" / "device"
+    return user_cache() / "device"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,11 @@ EXPOSED = (
 )
 
 
+def start_command(key: str, tracker: Address) -> str:
+    """What is typed on a device so that it offers itself under a key."""
+    return f"python -m codesign.devices.server --key {key} --tracker {tracker}"
+
+
 def parse(arguments: list[str] | None = None) -> ServerOptions:
     """Options of ``python -m codesign.devices.server``; argparse ends the process on wrong ones."""
     parser = argparse.ArgumentParser(

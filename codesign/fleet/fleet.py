@@ -28,10 +28,10 @@ from codesign.fleet.case import Case
 from codesign.fleet.fitness import Fitness
 from codesign.fleet.incidents import Diary
 from codesign.fleet.member import ABSENT, MISFIT, RESTING, THREADS, Member, Wanted
+from codesign.fleet.no_device import few_processors, none_to_be_had, other_tvm, unloadable
 from codesign.fleet.pool import Pool
 from codesign.fleet.threads import Threads
 from codesign.fleet.tracker import Queue, queue_of
-from codesign.versions import INSTALL, TVM, TVM_FFI
 from codesign.worker import UNLOADABLE, Failure, Reply
 
 PATIENCE = 120.0
@@ -54,10 +54,6 @@ _FIRST_LOOK_SECONDS = 10.0
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class NoDeviceError(UserError):
-    """No device of the key could be had for too long. What was measured is in the records."""
 
 
 @dataclass(frozen=True)
@@ -265,7 +261,10 @@ class Fleet:
             member.drop()
             self._misfits.add(device)
             if len(self._misfits) >= self.parallel:
-                raise self._unfit(failure)
+                if failure.kind == THREADS:
+                    got = failure.text.removeprefix("FewThreadsError: ")
+                    raise few_processors(self.wanted.key, got)
+                raise other_tvm(self.wanted.key, failure.text)
             then = "it is left alone"
         elif failure.kind == RESTING:
             self._closing.wait(_STEP_SECONDS)
@@ -277,21 +276,6 @@ class Fleet:
             then = f"rests {self.breakers.failed(member.address):.0f} s"
         self.diary.note(device, f"no session: {failure}", time.monotonic() - began, then)
         return False
-
-    def _unfit(self, failure: Failure) -> NoDeviceError:
-        """That no device of the key is what is needed."""
-        if failure.kind == THREADS:
-            return NoDeviceError(
-                f"the devices of '{self.wanted.key}' have fewer processors than that",
-                got=failure.text.removeprefix("FewThreadsError: "),
-                allowed="as many threads as the device has processors, at most",
-                next="a smaller --threads",
-            )
-        return NoDeviceError(
-            f"the devices of '{self.wanted.key}' have another TVM", got=failure.text,
-            allowed=f"apache-tvm {TVM} and apache-tvm-ffi {TVM_FFI} on both sides",
-            next=f"on the device: {INSTALL}",
-        )  # fmt: skip
 
     def _wait(self, why: str, began: float) -> bool:
         self._closing.wait(_STEP_SECONDS)
@@ -346,18 +330,11 @@ class Fleet:
         """
         if member.address in self._proven:
             return
-        self._misfits.add(member.address)
+        self._misfits.add(member.device)
         if len(self._misfits) < self.parallel:
             return
         member.drop()
-        key, tracker = self.wanted.key, self.wanted.tracker
-        raise NoDeviceError(
-            f"a device of '{key}' cannot load what was built for it", got=_first_line(failure.text),
-            allowed="a target of the device's own processor and system: android-arm64 and phones for Android, "
-            "linux-arm64 and boards for Linux",
-            next=f"name another --target, or see what runs there: codesign doctor --device {key} "
-            f"--tracker {tracker} --machine aarch64",
-        )  # fmt: skip
+        raise unloadable(self.wanted.key, self.wanted.tracker, _first_line(failure.text))
 
     def _lose_patience(self, case: Case) -> None:
         if any(member.holds for member in self.members):
@@ -367,7 +344,12 @@ class Fleet:
         self.diary.waited(waited, "a device")
         if waited > self.patience:
             last = self.diary.incidents[-1:]
-            raise self._none(f"for {waited:.0f} s", str(last[0]) if last else "all are resting")
+            raise none_to_be_had(
+                self.wanted.key,
+                self.wanted.tracker,
+                f"for {waited:.0f} s",
+                str(last[0]) if last else "all are resting",
+            )
 
     def _first_look(self) -> Queue:
         """The queue of the key, waiting a moment for devices that are just registering."""
@@ -384,21 +366,11 @@ class Fleet:
             except UserError as error:
                 why, first = _in_a_line(error), error.next
             if time.monotonic() > until:
-                raise self._none("", why, first)
+                raise none_to_be_had(self.wanted.key, self.wanted.tracker, "", why, first)
             if not told:
                 told = True
                 self.diary.say(f"{self.wanted.key}: {why}; waits {seconds:.0f} s for it")
             time.sleep(_STEP_SECONDS / 2)
-
-    def _none(self, how_long: str, why: str, first: str = "") -> NoDeviceError:
-        """That there is no device; ``first`` is what mends it, if that is known."""
-        look = f"codesign doctor --device {self.wanted.key} --tracker {self.wanted.tracker}"
-        return NoDeviceError(
-            f"no device of '{self.wanted.key}' could be had {how_long}".rstrip(),
-            got=why,
-            allowed=f"a device registered as '{self.wanted.key}' at {self.wanted.tracker}",
-            next=f"{first or look}; then run the same command again: what was measured is kept",
-        )
 
 
 def _first_line(text: str) -> str:

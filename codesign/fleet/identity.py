@@ -11,13 +11,14 @@ from codesign.conditions import BOARD, OPEN, PHONE, Gate, affinity, choose, clus
 from codesign.devices.opencl_runtime import BUILD
 from codesign.devices.stand_in import is_stand_in
 from codesign.errors import UserError
-from codesign.fleet.fleet import Fleet, NoDeviceError
+from codesign.fleet.fleet import Fleet
 from codesign.fleet.member import Wanted
+from codesign.fleet.no_device import NoDeviceError
 from codesign.where import GPU, Where
 from codesign.worker import Failure
 from targets.cpu import parse_cpuinfo
-from targets.description import DeviceDescription
-from targets.detect import DeviceFacts, describe, slug
+from targets.description import DeviceDescription, slug
+from targets.detect import DeviceFacts, describe
 from targets.device_targets import device_targets
 from targets.errors import TargetError
 from targets.target import HOST_NAMES, KNOWN, Target, best_for, find
